@@ -1,0 +1,1 @@
+"""Targets, the command line and the story of a deployment."""

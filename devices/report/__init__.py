@@ -1,0 +1,1 @@
+"""One report, shown as a terminal table, JSON and one HTML page."""

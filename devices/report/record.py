@@ -1,0 +1,83 @@
+"""The report: everything that one table, one JSON file and one HTML page show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from export.records import Parity, TieMap
+from runtimes.records import Environment, Latency, Memory
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One column of the comparison: the naive export, or one of ours.
+
+    Args:
+        name: ``naive``, ``latency-first`` or ``memory-first``.
+        file_bytes: all files of the variant.
+        weight_bytes: stored tensors in them.
+        ratio: ``weight_bytes`` over the model's unique bytes.
+        form: how tied uses are written, in words.
+        accuracy: share of right answers on the labelled samples; None without labels.
+        latency_ms_by_size: latency for each value of the report's axis.
+    """
+
+    name: str
+    format: str
+    runtime: str
+    precision: str
+    path: str | None
+    file_bytes: int
+    weight_bytes: int
+    ratio: float
+    form: str
+    session_options: dict[str, str] = field(default_factory=dict)
+    parity: Parity | None = None
+    accuracy: float | None = None
+    load_ms: float | None = None
+    memory: Memory | None = None
+    latency_ms_by_size: dict[int, Latency] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WaterfallStep:
+    """One step of the size waterfall, for each variant that has it, in bytes.
+
+    Args:
+        label: ``unique parameters``, ``checkpoint``, ``ONNX``, ``artifact``,
+            ``resident after load`` or ``peak while running``.
+        cause: why this step is larger or smaller than the one before.
+    """
+
+    label: str
+    cause: str
+    bytes_by_variant: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One deployment of one model for one target.
+
+    Args:
+        axis: what the sizes of the latency sweep are: ``batch`` or ``sequence``.
+        measured_on: words for the machine that was measured, such as ``this machine (AMD EPYC)``.
+        device: ``local`` unless a device was measured.
+    """
+
+    model: str
+    source: str
+    ties: TieMap
+    target: str
+    target_title: str
+    device: str
+    measured_on: str
+    threads: int
+    axis: str
+    variants: tuple[Variant, ...]
+    waterfall: tuple[WaterfallStep, ...]
+    environment: Environment
+    notes: tuple[str, ...] = ()
+    created: str = ""
+    schema: int = SCHEMA

@@ -1,0 +1,1 @@
+"""Run, time and measure an artifact with the runtime of its target."""

@@ -1,0 +1,71 @@
+"""What a measurement yields: latency and memory, units in every name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Latency of one session on one input, in milliseconds.
+
+    Args:
+        runs: timed runs, after ``warmup`` runs that were discarded.
+        p99: None below 100 runs, where a 99th percentile would be noise.
+        first: the first inference, apart from all others.
+        samples: every timed run in order; nothing is clipped.
+    """
+
+    runs: int
+    warmup: int
+    first: float
+    min: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float | None
+    mean: float
+    std: float
+    samples: tuple[float, ...] = field(repr=False, default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of a fresh process that loads an artifact and runs it, in bytes.
+
+    Args:
+        baseline_rss_bytes: resident before the artifact is loaded, runtime already warm.
+        loaded_rss_bytes: resident after loading, before the first run.
+        settled_rss_bytes: resident after the runs.
+        peak_rss_bytes: highest resident size of the process.
+        anonymous_bytes: anonymous part of the growth over the baseline, after the runs.
+        file_bytes: file-backed part of that growth: clean pages that the kernel may drop.
+        weights_resident_bytes: what the weights hold: growth over the baseline after the runs
+            less that of the same graph with its weights replaced by tiny ones, or the growth
+            itself where no such graph can be made.
+    """
+
+    baseline_rss_bytes: int
+    loaded_rss_bytes: int
+    settled_rss_bytes: int
+    peak_rss_bytes: int
+    anonymous_bytes: int
+    file_bytes: int
+    weights_resident_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The machine a measurement was made on."""
+
+    host: str
+    cpu: str
+    arch: str
+    cores: int
+    memory_bytes: int
+    os: str
+    governor: str | None
+    runtime: str
+    python: str
+    swapped: bool = False
+    throttled: bool = False
