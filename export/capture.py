@@ -1,0 +1,158 @@
+"""From a torch module to an ONNX graph that holds each parameter once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from export.errors import CaptureError, MissingExtraError
+from export.records import TieMap
+from export.stamps import stamp
+from export.ties import tie_map
+
+OPSET = 20  # the first with Gelu as an operator; every backend of this project reads it
+
+DynamicShapes = Sequence[Mapping[int, str] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A traced program, its ONNX graph and its ties.
+
+    Args:
+        program: the torch program; ``program.module()`` is the reference for parity.
+        model: the graph, unoptimised; each initializer carries the torch name of its parameter.
+        ties: the stored tensors of the program and their uses.
+    """
+
+    program: ExportedProgram
+    model: ir.Model
+    ties: TieMap
+
+
+def trace(
+    module: nn.Module,
+    example_inputs: Sequence[Tensor],
+    dynamic_shapes: DynamicShapes | None = None,
+) -> ExportedProgram:
+    """Trace a module in eval mode.
+
+    Args:
+        example_inputs: positional inputs of ``forward``.
+        dynamic_shapes: for each input the dimensions that may vary, as axis to name; the same
+            name stands for the same size.
+
+    Raises:
+        CaptureError: ``torch.export`` cannot trace the module, with its own reason.
+    """
+    names = {name for axes in dynamic_shapes or () for name in (axes or {}).values()}
+    dims = {name: torch.export.Dim(name) for name in names}
+    shapes = [
+        {axis: dims[name] for axis, name in (axes or {}).items()} for axes in dynamic_shapes or ()
+    ]
+    was_training = module.training
+    try:
+        with torch.no_grad(), _quiet():
+            return torch.export.export(
+                module.eval(), tuple(example_inputs), dynamic_shapes=tuple(shapes) or None
+            )
+    except Exception as error:
+        raise CaptureError(
+            f"torch.export cannot trace {type(module).__name__}: {_first_line(error)}"
+        ) from error
+    finally:
+        module.train(was_training)
+
+
+def capture(
+    program: ExportedProgram,
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Captured:
+    """Write a traced program as an ONNX graph, each parameter once and named as in torch.
+
+    Raises:
+        CaptureError: an operator has no ONNX form, with the exporter's own reason, or two
+            parameters overlap in memory.
+    """
+    ties = tie_map(program)
+    model = _onnx_graph(program, input_names, output_names)
+    # The exporter notes stack traces on every node: more bytes than a small model's weights.
+    ClearMetadataAndDocStringPass()(model)
+    stamp(model, ties)
+    return Captured(program, model, ties)
+
+
+def _onnx_graph(
+    program: ExportedProgram,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+) -> ir.Model:
+    try:
+        import onnxscript  # noqa: F401  the exporter needs it and says so only deep inside
+    except ImportError as error:
+        raise MissingExtraError.of("onnxscript", "torch") from error
+    try:
+        with torch.no_grad(), _quiet():
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(input_names) if input_names else None,
+                output_names=list(output_names) if output_names else None,
+                # The exporter's own optimiser folds a transposed weight into a second copy.
+                optimize=False,
+                verbose=False,
+            )
+    except Exception as error:
+        raise CaptureError(f"the ONNX exporter failed: {_first_line(error)}") from error
+    assert exported is not None  # None is what the older exporter returns
+    return exported.model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's notes on packages that an export does not need."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    """Take the first telling line of an exception, of its deepest cause where it has one."""
+    deepest = error
+    while deepest.__cause__ is not None:
+        deepest = deepest.__cause__
+    lines = [line.strip() for line in str(deepest).splitlines() if line.strip()]
+    return f"{type(deepest).__name__}: {lines[0]}" if lines else type(deepest).__name__
+
+
+def example_inputs_of(program: ExportedProgram) -> tuple[Any, ...]:
+    """Read the example inputs that a program was traced with.
+
+    Raises:
+        CaptureError: the program was saved without them.
+    """
+    if program.example_inputs is None:
+        raise CaptureError("the program holds no example inputs; save it with them")
+    args, kwargs = program.example_inputs
+    if kwargs:
+        raise CaptureError("programs with keyword inputs are not supported; trace by position")
+    return tuple(args)

@@ -1,0 +1,90 @@
+"""Graph passes, one a file, and the pipelines that they form, in order.
+
+Every pass is held to three rules by ``run_pipeline``: its stored tensors never grow in bytes, no
+tie is lost, and what it reports as modified is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from export.errors import PassError, WeightspaceError
+from export.passes.cancel_weight_transposes import CancelWeightTransposesPass
+from export.passes.fold_batch_norms import FoldBatchNormsPass
+from export.passes.merge_equal_initializers import MergeEqualInitializersPass
+from export.passes.merge_tied_initializers import MergeTiedInitializersPass
+from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
+from export.passes.simplify_skeleton import SimplifySkeletonPass
+from export.stamps import check_ties
+from export.stored import stored_bytes
+
+PassClass = type[ir.passes.InPlacePass]
+
+PIPELINES: dict[str, tuple[PassClass, ...]] = {
+    # What every backend starts from: each stored tensor once, read through Transpose nodes.
+    "canonical": (
+        MergeTiedInitializersPass,  # first: later passes count the uses of a tensor
+        SimplifySkeletonPass,  # shapes become constants, so the patterns below are plain
+        ReplacePointwiseConvTransposesPass,  # leaves a Transpose that the next pass may fold
+        CancelWeightTransposesPass,
+        FoldBatchNormsPass,  # needs to see which convolutions share their weight
+        MergeEqualInitializersPass,  # last: it joins tensors that are equal by chance
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PassReport:
+    """What one pass did: whether it changed the graph, and the stored bytes after it."""
+
+    name: str
+    modified: bool
+    stored_bytes: int
+
+
+def run_pipeline(
+    name: str, model: ir.Model, on_pass: Callable[[str], None] | None = None
+) -> list[PassReport]:
+    """Run a pipeline in place.
+
+    Args:
+        name: a key of ``PIPELINES``.
+        on_pass: called with the name of each pass before it runs.
+
+    Raises:
+        TieLostError: a pass stored a tied tensor twice.
+        PassError: a pass failed, or stored more bytes than it freed.
+    """
+    return run_passes([cls() for cls in PIPELINES[name]], model, on_pass)
+
+
+def run_passes(
+    passes: list[ir.passes.InPlacePass],
+    model: ir.Model,
+    on_pass: Callable[[str], None] | None = None,
+) -> list[PassReport]:
+    """Run passes in place and hold each to the rules of this module; see ``run_pipeline``."""
+    reports: list[PassReport] = []
+    before = stored_bytes(model)
+    for step in passes:
+        title = type(step).__name__.removesuffix("Pass")
+        if on_pass:
+            on_pass(title)
+        try:
+            result = step(model)
+        except WeightspaceError:
+            raise
+        except Exception as error:
+            done = ", ".join(report.name for report in reports) or "none"
+            raise PassError(f"pass {title} failed after {done}: {error}") from error
+        after = stored_bytes(model)
+        check_ties(model, title)
+        # The tied initializers that the exporter wrote twice are merged by the first pass.
+        if after > before:
+            raise PassError(f"pass {title} stores {after - before} bytes more than it frees")
+        reports.append(PassReport(title, result.modified, after))
+        before = after
+    return reports
