@@ -20,14 +20,16 @@ TIED = "weightspace.tied"
 
 def stamp(model: ir.Model, ties: TieMap) -> None:
     """Write on each initializer which stored tensor of torch it is, and through which view."""
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()  # the exporter's notes; they cost bytes in the file
     for tensor in ties.stored:
         for name, view in ((tensor.name, "identity"), *tensor.aliases):
-            value = model.graph.initializers.get(name)
-            if value is not None:
-                value.metadata_props[STORED] = tensor.name
-                value.metadata_props[VIEW] = view
+            found = model.graph.initializers.get(name)
+            if found is not None:
+                found.metadata_props[STORED] = tensor.name
+                found.metadata_props[VIEW] = view
                 if tensor.tied:
-                    value.metadata_props[TIED] = "1"
+                    found.metadata_props[TIED] = "1"
 
 
 def is_tied(value: ir.Value) -> bool:

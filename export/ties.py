@@ -79,14 +79,14 @@ def _memory_order(tensor: Tensor) -> Permutation:
     Axes of size 1 have no meaningful stride: they keep their places.
     """
     wide = [axis for axis in range(tensor.dim()) if tensor.shape[axis] != 1]
-    ranked = iter(sorted(wide, key=lambda axis: -tensor.stride(axis)))
+    ranked = iter(sorted(wide, key=tensor.stride, reverse=True))
     return tuple(next(ranked) if axis in wide else axis for axis in range(tensor.dim()))
 
 
 def _stored_tensors(named: Sequence[tuple[str, Tensor]]) -> list[StoredTensor]:
     storages: dict[Any, list[_Extent]] = {}
     for name, tensor in named:
-        begin = tensor.storage_offset()
+        begin = int(tensor.storage_offset())
         extent = _Extent(name, tensor, begin, begin + tensor.numel())
         if not tensor.permute(_memory_order(tensor)).is_contiguous():
             raise CaptureError(
@@ -228,5 +228,3 @@ def _module_path(node: Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     paths = [str(path) for path, _ in stack.values()]
     return (paths[-1] if paths and paths[-1] else node.name).removeprefix("L['self'].")
-
-

@@ -109,6 +109,6 @@ def _insert_transpose(graph: ir.Graph, value: ir.Value, permutation: Permutation
     order = "".join(map(str, invert(permutation)))
     output.name = f"{value.name}.view{order}"
     output.type = value.type
-    output.shape = ir.Shape([value.const_value.shape[axis] for axis in permutation])
+    output.shape = ir.Shape([int(value.const_value.shape.numpy()[axis]) for axis in permutation])
     graph.insert_before(graph.node(0), node)
     return output

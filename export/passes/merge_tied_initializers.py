@@ -33,15 +33,14 @@ class MergeTiedInitializersPass(ir.passes.InPlacePass):
                     _replace(model.graph, value, owner)
                     modified = True
             if owner.name != name:
-                model.graph.initializers.pop(owner.name)
                 owner.name = name
-                model.graph.register_initializer(owner)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
 
 def _replace(graph: ir.Graph, alias: ir.Value, owner: ir.Value) -> None:
     view = alias.metadata_props[VIEW]
+    assert alias.name is not None
     graph.initializers.pop(alias.name)
     if view == "identity":
         alias.replace_all_uses_with(owner, replace_graph_outputs=True)

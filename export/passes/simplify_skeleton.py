@@ -44,17 +44,16 @@ def _hide_weights(model: ir.Model) -> dict[str, ir.Value]:
     hidden: dict[str, ir.Value] = {}
     inputs = {value.name for value in model.graph.inputs}
     for name, value in list(model.graph.initializers.items()):
-        if value.const_value is None or value.const_value.nbytes <= FOLDED_BYTES and (
-            value.const_value.dtype == ir.DataType.INT64
-        ):
-            continue  # shape constants take part in the folding
-        if name in inputs:
+        tensor = value.const_value
+        if tensor is None or name in inputs:
             continue
+        if tensor.dtype == ir.DataType.INT64 and tensor.nbytes <= FOLDED_BYTES:
+            continue  # shape constants take part in the folding
         hidden[name] = ir.Value(
             name=name,
-            const_value=value.const_value,
-            shape=value.const_value.shape,
-            type=ir.TensorType(value.const_value.dtype),
+            const_value=tensor,
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
             metadata_props=dict(value.metadata_props),
         )
         model.graph.initializers.pop(name)
@@ -69,7 +68,8 @@ def _onnxscript(model: ir.Model) -> ir.Model:
 
     with _quiet("onnxscript", "onnx_ir"):
         optimizer.optimize(model, output_size_limit=FOLDED_BYTES, input_size_limit=FOLDED_BYTES)
-        return rewriter.rewrite(model)
+        rewritten: ir.Model = rewriter.rewrite(model)
+        return rewritten
 
 
 def _onnxsim(model: ir.Model) -> ir.Model:
@@ -83,7 +83,7 @@ def _onnxsim(model: ir.Model) -> ir.Model:
         skip_fuse_bn=True,  # convolutions that share a weight must keep it: our own pass decides
         tensor_size_threshold=f"{FOLDED_BYTES}B",
     )
-    return ir.from_proto(proto)
+    return ir.serde.deserialize_model(proto)
 
 
 def _adopt(model: ir.Model, simplified: ir.Model) -> None:
