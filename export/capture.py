@@ -62,7 +62,7 @@ def trace(
     ]
     was_training = module.training
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet_exporter():
             return torch.export.export(
                 module.eval(), tuple(example_inputs), dynamic_shapes=tuple(shapes) or None
             )
@@ -104,7 +104,7 @@ def _onnx_graph(
     except ImportError as error:
         raise MissingExtraError.of("onnxscript", "torch") from error
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet_exporter():
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -122,7 +122,7 @@ def _onnx_graph(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Hold back the exporter's notes on packages that an export does not need."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
