@@ -1,0 +1,70 @@
+"""How numbers are written for people: MB are 10^6 bytes, times and sizes have three digits."""
+
+from __future__ import annotations
+
+import math
+
+MISSING = "-"  # in a cell whose figure was not measured
+RULE_LIMIT = 1.01  # the 1.00 rule: stored weight bytes over unique parameter bytes
+
+
+def format_bytes(count: float | None) -> str:
+    """Write a size: ``1.93 MB``, where 1 MB is 10^6 bytes; below 10,000 in bytes."""
+    if count is None:
+        return MISSING
+    if abs(count) < 10_000:
+        return f"{count:,.0f} B"
+    return f"{format_digits(count / 1e6)} MB"
+
+
+def format_ms(value: float | None) -> str:
+    """Write a time in milliseconds with three significant digits: ``3.21 ms``."""
+    return MISSING if value is None else f"{format_digits(value)} ms"
+
+
+def format_ratio(value: float | None) -> str:
+    """Write a ratio with two decimals: ``1.00x``."""
+    return MISSING if value is None else f"{value:.2f}x"
+
+
+def format_rule(ratio: float) -> str:
+    """Write a ratio to the unique parameters, and whether it keeps the 1.00 rule, in words."""
+    return f"{format_ratio(ratio)} {'ok' if keeps_rule(ratio) else 'over'}"
+
+
+def keeps_rule(ratio: float) -> bool:
+    """Whether a ratio to the unique parameters keeps the 1.00 rule."""
+    return ratio <= RULE_LIMIT
+
+
+def format_error(value: float | None) -> str:
+    """Write a difference in powers of ten: ``2.4e-07``; an exact zero is ``0``."""
+    if value is None:
+        return MISSING
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def format_share(value: float | None) -> str:
+    """Write a share as percent; only a full one is written ``100 %``."""
+    if value is None:
+        return MISSING
+    if value == 1:
+        return "100 %"
+    for decimals in (1, 2, 3):
+        text = f"{100 * value:.{decimals}f}"
+        if float(text) < 100:
+            return f"{text} %"
+    return "< 100 %"
+
+
+def format_digits(value: float) -> str:
+    """Write a number with three significant digits, above 1,000 without decimals."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    if abs(value) >= 999.5:
+        return f"{value:,.0f}"
+    rounded = float(f"{value:.2e}")
+    decimals = max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:,.{min(decimals, 12)}f}"
