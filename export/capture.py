@@ -79,8 +79,12 @@ def capture(
     *,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    dynamic_shapes: DynamicShapes | None = None,
 ) -> Captured:
     """Write a traced program as an ONNX graph, each parameter once and named as in torch.
+
+    Args:
+        dynamic_shapes: as given to ``trace``, to name the graph's dimensions.
 
     Raises:
         CaptureError: an operator has no ONNX form, with the exporter's own reason, or two
@@ -90,6 +94,7 @@ def capture(
     model = _onnx_graph(program, input_names, output_names)
     # The exporter notes stack traces on every node: more bytes than a small model's weights.
     ClearMetadataAndDocStringPass()(model)
+    _name_dimensions(model, dynamic_shapes or ())
     stamp(model, ties)
     return Captured(program, model, ties)
 
@@ -119,6 +124,26 @@ def _onnx_graph(
         raise CaptureError(f"the ONNX exporter failed: {_first_line(error)}") from error
     assert exported is not None  # None is what the older exporter returns
     return exported.model
+
+
+def _name_dimensions(model: ir.Model, dynamic_shapes: DynamicShapes) -> None:
+    """Give dynamic dimensions the user's names instead of torch's symbols, such as ``s77``."""
+    names: dict[str, str] = {}
+    for value, axes in zip(model.graph.inputs, dynamic_shapes, strict=False):
+        for axis, name in (axes or {}).items():
+            symbol = value.shape[axis] if value.shape is not None else None
+            if isinstance(symbol, ir.SymbolicDim) and symbol.value:
+                names[symbol.value] = name
+    values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs)]
+    for value in values:
+        if value.shape is not None:
+            value.shape = ir.Shape([_renamed(size, names) for size in value.shape])
+
+
+def _renamed(size: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | str | None:
+    if isinstance(size, int):
+        return size
+    return names.get(size.value or "", size.value)
 
 
 @contextlib.contextmanager

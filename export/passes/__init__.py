@@ -8,31 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 
 from export.errors import PassError, WeightspaceError
 from export.passes.cancel_weight_transposes import CancelWeightTransposesPass
+from export.passes.collapse_transposed_reshapes import CollapseTransposedReshapesPass
+from export.passes.expose_weights import ExposeWeightsPass
 from export.passes.fold_batch_norms import FoldBatchNormsPass
 from export.passes.merge_equal_initializers import MergeEqualInitializersPass
 from export.passes.merge_tied_initializers import MergeTiedInitializersPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
+from export.passes.write_tied_gemms import WriteTiedGemmsPass
 from export.stamps import check_ties
 from export.stored import stored_bytes
 
-PassClass = type[ir.passes.InPlacePass]
+PassFactory = Callable[[], ir.passes.InPlacePass]
 
-PIPELINES: dict[str, tuple[PassClass, ...]] = {
+PIPELINES: dict[str, tuple[PassFactory, ...]] = {
     # What every backend starts from: each stored tensor once, read through Transpose nodes.
     "canonical": (
         MergeTiedInitializersPass,  # first: later passes count the uses of a tensor
         SimplifySkeletonPass,  # shapes become constants, so the patterns below are plain
+        CollapseTransposedReshapesPass,  # needs the constant shapes
         ReplacePointwiseConvTransposesPass,  # leaves a Transpose that the next pass may fold
         CancelWeightTransposesPass,
         FoldBatchNormsPass,  # needs to see which convolutions share their weight
         MergeEqualInitializersPass,  # last: it joins tensors that are equal by chance
     ),
+    # ONNX Runtime, both uses of a tied matrix reading the one stored copy.
+    "ort-shared": (
+        WriteTiedGemmsPass,
+        partial(ExposeWeightsPass, tied_only=True),  # after: a Gemm needs no Transpose of W
+    ),
+    # ONNX Runtime, no weight folded or repacked.
+    "ort-memory": (WriteTiedGemmsPass, ExposeWeightsPass),
 }
 
 
@@ -58,7 +70,7 @@ def run_pipeline(
         TieLostError: a pass stored a tied tensor twice.
         PassError: a pass failed, or stored more bytes than it freed.
     """
-    return run_passes([cls() for cls in PIPELINES[name]], model, on_pass)
+    return run_passes([make() for make in PIPELINES[name]], model, on_pass)
 
 
 def run_passes(

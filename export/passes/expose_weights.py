@@ -23,14 +23,14 @@ class ExposeWeightsPass(ir.passes.InPlacePass):
         self._tied_only = tied_only
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Treat floating-point initializers of the main graph from 1 KiB on."""
+        """Treat floating-point matrices and filters of the main graph from 1 KiB on."""
         modified = False
         inputs = set(model.graph.inputs)
         for value in model.graph.initializers.values():
             tensor = value.const_value
             if tensor is None or value in inputs or tensor.nbytes < SMALLEST_BYTES:
                 continue
-            if not tensor.dtype.is_floating_point():
+            if not tensor.dtype.is_floating_point() or len(tensor.shape) < 2:
                 continue
             if self._tied_only and len({_view(node) for node, _ in value.uses()}) < 2:
                 continue
