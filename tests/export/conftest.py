@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,9 +7,8 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded() -> None:
     torch.manual_seed(0)
-    yield
 
 
 @pytest.fixture
@@ -58,8 +54,3 @@ def captured_net():
         return module, x, graph
 
     return build
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path

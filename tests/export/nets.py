@@ -20,7 +20,7 @@ class TiedBlock(nn.Module):
         self.bias = nn.Parameter(torch.randn(dim) * 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, dim = x.shape
+        batch, tokens, _ = x.shape
         y = self.norm(x)
         q, k = F.linear(y, self.query), F.linear(y, self.query.t())
         q, k = (v.view(batch, tokens, self.heads, -1).transpose(1, 2) for v in (q, k))
