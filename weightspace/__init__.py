@@ -1,0 +1,1 @@
+"""Layers and models that use one matrix both straight and transposed, and their training."""

@@ -1,0 +1,163 @@
+"""Checkpoints as safetensors, in which shared parameters stay shared."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+_ALIASES = "aliases"
+_MOST_HEADER_BYTES = 100_000_000  # the format's own limit
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or does not fit the module."""
+
+
+def save_checkpoint(
+    module: nn.Module, path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write parameters and buffers, each storage once.
+
+    A parameter that is another one, or its transpose, is written as an alias in the file's
+    metadata. The file appears whole or not at all.
+
+    Args:
+        metadata: short texts to keep in the file's header.
+    """
+    tensors, aliases = _stored_once(module.state_dict(keep_vars=True))
+    header = {**(metadata or {}), _ALIASES: json.dumps(aliases)}
+    write_tensors(tensors, path, header)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors to a temporary sibling and rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(dict(tensors), temporary, dict(metadata))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
+    """Read a checkpoint into a module of the same architecture; its ties are kept.
+
+    Returns:
+        The texts in the file's header.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, a pickle, or of another architecture.
+    """
+    tensors, metadata = read_tensors(path)
+    aliases = json.loads(metadata.pop(_ALIASES, "{}"))
+    expected = module.state_dict(keep_vars=True)
+    stored, expected_aliases = _stored_once(expected)
+    if set(aliases) != set(expected_aliases):
+        tied, wanted = sorted(aliases) or "nothing", sorted(expected_aliases) or "nothing"
+        raise CheckpointError(f"{path} ties {tied}, the model ties {wanted}; use its own model")
+    missing, extra = sorted(set(stored) - set(tensors)), sorted(set(tensors) - set(stored))
+    if missing or extra:
+        name, verb = (missing[0], "lacks") if missing else (extra[0], "holds the unknown")
+        raise CheckpointError(
+            f"{path} {verb} {name!r} ({len(missing)} missing, {len(extra)} unknown); "
+            "it belongs to another architecture"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != stored[name].shape:
+            raise CheckpointError(
+                f"{path}: {name!r} has shape {tuple(tensor.shape)}, "
+                f"the model needs {tuple(stored[name].shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            expected[name].copy_(tensor)
+    return metadata
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read all tensors and the texts of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, a pickle or of another kind.
+    """
+    _check_kind(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); copy it again"
+        ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the texts in a checkpoint's header.
+
+    Raises:
+        CheckpointError: as ``read_tensors``.
+    """
+    _check_kind(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); copy it again"
+        ) from error
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse by content what must not be unpickled, before any library looks at it."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; give the path of a .safetensors checkpoint")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise CheckpointError(
+            f"{path} is a pickle, which may run code when it is read; load it where it is trusted "
+            "with torch.load(..., weights_only=True) and save it as safetensors"
+        )
+    header = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
+    if start[8:9] != b"{" or header > min(size - 8, _MOST_HEADER_BYTES):
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file (its header does not fit in {size} bytes); "
+            "copy it again"
+        )
+
+
+def _stored_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Split a state dict into tensors to store and names that are views of one of them."""
+    owners: dict[tuple[object, ...], str] = {}
+    stored: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name in sorted(state, key=lambda n: not state[n].is_contiguous()):  # owners first
+        tensor = state[name]
+        key = (_memory(tensor), tensor.numel(), tensor.dtype)
+        owner = owners.setdefault(key, name) if tensor.numel() else name
+        if owner == name:
+            stored[name] = tensor.detach().contiguous()
+        elif tensor.shape == stored[owner].shape and tensor.is_contiguous():
+            aliases[name] = owner
+        elif tensor.dim() == 2 and tensor.t().is_contiguous():
+            aliases[name] = f"{owner}>transpose"
+        else:
+            raise CheckpointError(
+                f"parameters {owner!r} and {name!r} overlap in memory without being the same "
+                "tensor or its transpose; give one of them its own memory"
+            )
+    return stored, aliases
+
+
+def _memory(tensor: Tensor) -> object:
+    storage = tensor.untyped_storage()
+    return (storage.data_ptr() or storage._cdata, tensor.storage_offset())

@@ -1,0 +1,51 @@
+"""Models by name; every row of ``MODELS`` is tested alike."""
+
+from functools import partial
+
+from weightspace.models.resnet_pe import resnet50_pe, resnet_pe_small
+from weightspace.models.spec import ModelSpec
+from weightspace.models.vit_pe import vit_pe_b16, vit_pe_s16, vit_pe_small, vit_pe_ti16
+
+_FMNIST = (1, 28, 28)
+_IMAGENET = (3, 224, 224)
+
+_ROWS = (
+    # trained on Fashion-MNIST and shipped
+    ModelSpec(
+        "vit-pe-fmnist", "small ViT-PE, Fashion-MNIST", vit_pe_small, _FMNIST, 10,
+        "vit-fmnist", "vit-pe-fmnist.safetensors",
+    ),
+    ModelSpec(
+        "vit-fmnist", "small ViT, untied twin", partial(vit_pe_small, tied=False), _FMNIST, 10,
+        None, "vit-fmnist.safetensors",
+    ),
+    ModelSpec(
+        "resnet-pe-fmnist", "small ResNet-PE, Fashion-MNIST", resnet_pe_small, _FMNIST, 10,
+        "resnet-fmnist", "resnet-pe-fmnist.safetensors",
+    ),
+    ModelSpec(
+        "resnet-fmnist", "small ResNet, untied twin", partial(resnet_pe_small, tied=False),
+        _FMNIST, 10, None, "resnet-fmnist.safetensors",
+    ),
+    # architectures at random weights
+    ModelSpec("vit-pe-ti16", "ViT-PE-Ti/16", vit_pe_ti16, _IMAGENET, 1000, "vit-ti16"),
+    ModelSpec("vit-pe-s16", "ViT-PE-S/16", vit_pe_s16, _IMAGENET, 1000, "vit-s16"),
+    ModelSpec("vit-pe-b16", "ViT-PE-B/16, all ties", vit_pe_b16, _IMAGENET, 1000, "vit-b16"),
+    ModelSpec(
+        "vit-pe-b16-ffn", "ViT-PE-B/16, tied FFNs", partial(vit_pe_b16, ties=frozenset({"ffn"})),
+        _IMAGENET, 1000, "vit-b16",
+    ),
+    ModelSpec(
+        "vit-ti16", "ViT-Ti/16", partial(vit_pe_ti16, tied=False), _IMAGENET, 1000, None
+    ),
+    ModelSpec("vit-s16", "ViT-S/16", partial(vit_pe_s16, tied=False), _IMAGENET, 1000, None),
+    ModelSpec("vit-b16", "ViT-B/16", partial(vit_pe_b16, tied=False), _IMAGENET, 1000, None),
+    ModelSpec("resnet50-pe", "ResNet50-PE", resnet50_pe, _IMAGENET, 1000, "resnet50"),
+    ModelSpec(
+        "resnet50-pe-staged", "ResNet50-PE, staged", partial(resnet50_pe, staged=True),
+        _IMAGENET, 1000, "resnet50",
+    ),
+    ModelSpec("resnet50", "ResNet-50", partial(resnet50_pe, tied=False), _IMAGENET, 1000, None),
+)  # fmt: skip
+
+MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
