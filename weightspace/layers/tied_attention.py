@@ -56,6 +56,6 @@ class TiedAttention(nn.Module):
         return F.linear(mixed.transpose(1, 2).flatten(2), out_weight, self.out_bias)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(
-            1, 2
-        )  # (batch, heads, tokens, dim/heads)
+        batch, tokens, dim = x.shape
+        split = x.view(batch, tokens, self.heads, dim // self.heads)
+        return split.transpose(1, 2)  # (batch, heads, tokens, dim / heads)

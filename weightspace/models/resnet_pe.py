@@ -49,7 +49,8 @@ class ResNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map ``(batch, channels, h, w)`` to logits ``(batch, classes)``."""
-        return self.head(self.stages(self.stem(image)).mean(dim=(2, 3)))
+        logits: Tensor = self.head(self.stages(self.stem(image)).mean(dim=(2, 3)))
+        return logits
 
 
 def _stage(

@@ -23,7 +23,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, tokens, dim)`` to the same shape."""
         x = x + self.attention(self.attention_norm(x))
-        return x + self.ffn(self.ffn_norm(x))
+        x = x + self.ffn(self.ffn_norm(x))
+        return x
 
 
 class VisionTransformer(nn.Module):
@@ -53,7 +54,8 @@ class VisionTransformer(nn.Module):
         patches = self.stem(image).flatten(2).transpose(1, 2)  # (batch, tokens, dim)
         token = self.class_token.expand(patches.shape[0], -1, -1)
         x = torch.cat([token, patches], dim=1) + self.positions
-        return self.head(self.norm(self.blocks(x))[:, 0])
+        logits: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
+        return logits
 
 
 def _blocks(depth: int, dim: int, heads: int, ties: frozenset[str]) -> list[Block]:
