@@ -40,9 +40,8 @@ class Memory:
         peak_rss_bytes: highest resident size of the process.
         anonymous_bytes: anonymous part of the growth over the baseline, after the runs.
         file_bytes: file-backed part of that growth: clean pages that the kernel may drop.
-        weights_resident_bytes: what the weights hold: growth over the baseline after the runs
-            less that of the same graph with its weights replaced by tiny ones, or the growth
-            itself where no such graph can be made.
+        weights_resident_bytes: growth over the baseline once the runtime has given back the
+            memory of activations: the weights in all their copies, and the session's own data.
     """
 
     baseline_rss_bytes: int

@@ -1,0 +1,92 @@
+"""The process that ``runtimes.memory`` measures: load, run, read /proc, print one JSON line."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import onnx
+
+from runtimes.ort import open_session
+
+_SMAPS = Path("/proc/self/smaps_rollup")
+_STATUS = Path("/proc/self/status")
+
+
+def main(request: dict[str, Any]) -> dict[str, Any]:
+    """Measure one artifact.
+
+    Args:
+        request: ``path``, ``feeds`` (an .npz), ``threads``, ``options`` and ``runs``.
+    """
+    with np.load(request["feeds"], allow_pickle=False) as arrays:
+        feeds = {name: arrays[name] for name in arrays.files}
+    _warm_the_runtime(request["threads"])
+    baseline = _smaps()
+    start = perf_counter_ns()
+    session = open_session(
+        Path(request["path"]), threads=request["threads"], options=request["options"]
+    )
+    load_ms = (perf_counter_ns() - start) / 1e6
+    loaded = _smaps()
+    start = perf_counter_ns()
+    session.run(feeds)
+    first_ms = (perf_counter_ns() - start) / 1e6
+    for _ in range(request["runs"]):
+        session.run(feeds)
+    settled = _smaps()
+    peak = _peak_bytes()
+    session.release_activations(feeds)
+    weights = _smaps()
+    return {
+        "load_ms": load_ms,
+        "first_ms": first_ms,
+        "memory": {
+            "baseline_rss_bytes": baseline["Rss"],
+            "loaded_rss_bytes": loaded["Rss"],
+            "settled_rss_bytes": settled["Rss"],
+            "peak_rss_bytes": peak,
+            "anonymous_bytes": settled["Anonymous"] - baseline["Anonymous"],
+            "file_bytes": _file_bytes(settled) - _file_bytes(baseline),
+            "weights_resident_bytes": max(0, weights["Rss"] - baseline["Rss"]),
+        },
+    }
+
+
+def _warm_the_runtime(threads: int) -> None:
+    """Load the runtime's own code and pools, so that the baseline holds them."""
+    graph = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> '
+        "g (float[n, 64] x) => (float[n, 64] z) "
+        "{ y = Softmax(x) u = Transpose<perm=[1,0]>(x) v = MatMul(y, u) w = MatMul(v, x) "
+        "z = Gelu(w) }"
+    )
+    with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
+        path = Path(folder) / "warm.onnx"
+        onnx.save(graph, path)
+        open_session(path, threads=threads).run({"x": np.ones((64, 64), np.float32)})
+
+
+def _smaps() -> dict[str, int]:
+    """Read the sums of this process's memory map, in bytes (Linux, proc(5))."""
+    found = re.findall(r"^(\w+):\s+(\d+) kB$", _SMAPS.read_text(), re.MULTILINE)
+    return {key: int(value) * 1024 for key, value in found}
+
+
+def _file_bytes(smaps: dict[str, int]) -> int:
+    return smaps["Rss"] - smaps["Anonymous"]
+
+
+def _peak_bytes() -> int:
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(json.loads(sys.argv[1]))) + "\n")

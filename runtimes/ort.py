@@ -1,0 +1,95 @@
+"""ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.errors import BadFileError, MissingExtraError
+from export.records import TensorSpec
+from runtimes.session import Arrays
+
+NAME = "onnxruntime"
+_ERRORS_ONLY = 3  # the runtime warns of every weight that is an input with a default: ours are
+
+
+class OrtSession:
+    """An ONNX model in ONNX Runtime; use ``open_session`` to make one."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.inputs = tuple(_spec(value) for value in session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        """Run once: input name to array in, output name to array out."""
+        values = self._session.run(self._names, dict(feeds))
+        return dict(zip(self._names, values, strict=True))
+
+    def release_activations(self, feeds: Mapping[str, NDArray[np.generic]]) -> None:
+        """Run once more and give the memory of activations back, so that weights remain."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._session.run(self._names, dict(feeds), options)
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+
+def open_session(
+    path: Path,
+    *,
+    threads: int = 1,
+    options: Mapping[str, str] | None = None,
+    optimize: bool = True,
+) -> OrtSession:
+    """Load an ONNX file.
+
+    Args:
+        threads: threads of one operator; they do not spin between runs, so that sessions that
+            are timed in turn do not take the cores from one another.
+        options: session configuration entries, as in the manifest.
+        optimize: False turns the runtime's graph optimiser off.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        BadFileError: the file is missing, corrupt, or uses what the runtime does not have.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError.of("onnxruntime", "ort") from error
+    if not path.is_file():
+        raise BadFileError(f"{path} is not a file; give the path of an .onnx file")
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = _ERRORS_ONLY
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in (options or {}).items():
+        settings.add_session_config_entry(key, value)
+    if not optimize:
+        level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        settings.graph_optimization_level = level
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), settings, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # the runtime's own errors have no common base
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadFileError(f"onnxruntime cannot load {path}: {reason}") from error
+    return OrtSession(session)
+
+
+def _spec(value: Any) -> TensorSpec:
+    dtype = value.type.removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+    return TensorSpec(value.name, dtype, tuple(size or "?" for size in value.shape))
