@@ -12,10 +12,15 @@ from export.errors import OutputError
 from runtimes.records import Latency
 
 _LATENCY = ("runs", "warmup", "first", "min", "p50", "p90", "p95", "p99", "mean", "std")
-_MEMORY = (
-    "baseline_rss_bytes", "loaded_rss_bytes", "settled_rss_bytes", "peak_rss_bytes",
-    "anonymous_bytes", "file_bytes", "weights_resident_bytes",
-)  # fmt: skip
+_MEMORY_BY_COLUMN = {  # the file-backed part of memory must not take the column of the file size
+    "baseline_rss_bytes": "baseline_rss_bytes",
+    "loaded_rss_bytes": "loaded_rss_bytes",
+    "settled_rss_bytes": "settled_rss_bytes",
+    "peak_rss_bytes": "peak_rss_bytes",
+    "grown_anonymous_bytes": "anonymous_bytes",
+    "grown_file_backed_bytes": "file_bytes",
+    "weights_resident_bytes": "weights_resident_bytes",
+}
 
 
 def write_csv(report: Report, path: Path) -> None:
@@ -71,7 +76,8 @@ def _row(
         "ratio_to_unique": variant.ratio,
         "load_ms": variant.load_ms,
     }
-    row |= {name: getattr(memory, name) if memory else None for name in _MEMORY}
+    for column, name in _MEMORY_BY_COLUMN.items():
+        row[column] = getattr(memory, name) if memory else None
     row["weights_resident_to_unique"] = resident_ratio(report, variant)
     row |= {
         "parity_max_abs": parity.max_abs if parity else None,

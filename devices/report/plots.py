@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH_INCHES = 5.4  # 389 points: close to one CSS pixel a point on a phone, so text stays readable
+WIDTH_INCHES = 4.7  # 338 points: about one CSS pixel a point on a phone, so text stays readable
 COLOURS = 5  # the page has --v0 (naive) to --v4
+NAME_LENGTH = 24
 ECDF_POINTS = 300  # enough for a curve of this width; the percentiles come from all samples
 
 _INK, _SOFT, _GRID = "#010101", "#010102", "#010103"
@@ -164,7 +165,7 @@ def _waterfall(report: Report) -> tuple[Figure, str] | None:
             [n / 1e6 for _, n in known],
             height=height * 0.86,
             color=colour,
-            label=variant.name,
+            label=_short(variant.name),
         )
         for y, count in known:
             axes.text(
@@ -214,11 +215,11 @@ def _latency_at(report: Report, size: int) -> Figure:
         axes.plot([low, latency.p90], [y, y], color=_SERIES[index], lw=7, alpha=0.35)
         axes.plot([latency.p50], [y], _MARKERS[index], color=_SERIES[index], ms=7)
         axes.text(latency.p50, y - 0.24, format_ms(latency.p50), ha="center", size=8.5)
-    axes.set_yticks(range(len(variants)), [v.name for v in variants])
+    axes.set_yticks(range(len(variants)), [_short(v.name) for v in variants])
     axes.set_ylim(len(variants) - 0.5, -0.65)
     axes.set_xlim(left=0)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"latency in ms, {size_label(report, size)}")
+    axes.set_xlabel(f"latency in ms, {_short(size_label(report, size))}")
     axes.grid(axis="x")
     return figure
 
@@ -227,7 +228,7 @@ def _latency_over(report: Report) -> Figure:
     """Draw the latency over the sizes, and below it the ratio to naive."""
     sizes = swept_sizes(report)
     with_ratio = naive_variant(report) is not None and len(report.variants) > 1
-    figure, rows = _figures(4.3 if with_ratio else 3.0, (2.2, 1) if with_ratio else (1,))
+    figure, rows = _figures(4.7 if with_ratio else 3.0, (2.2, 1) if with_ratio else (1,))
     axes = rows[0]
     for variant in ordered_variants(report):
         points = sorted(variant.latency_ms_by_size.items())
@@ -244,7 +245,7 @@ def _latency_over(report: Report) -> Figure:
             alpha=0.18,
             lw=0,
         )
-        axes.plot(xs, [latency.p50 for _, latency in points], label=variant.name, **style)  # type: ignore[arg-type]  # one dict for mixed keyword types
+        axes.plot(xs, [latency.p50 for _, latency in points], label=_short(variant.name), **style)  # type: ignore[arg-type]  # one dict for mixed keyword types
         ratios = [(x, latency_ratio(report, variant, int(x))) for x in xs]
         known = [(x, ratio) for x, ratio in ratios if ratio is not None]
         if with_ratio and known:
@@ -271,7 +272,7 @@ def _size_axis(report: Report, rows: list[Axes], sizes: tuple[int, ...]) -> None
         axes.grid()
         axes.set_xticks(list(sizes), [str(size) for size in sizes] if axes is rows[-1] else [])
         axes.minorticks_off()
-    rows[-1].set_xlabel(report.axis)
+    rows[-1].set_xlabel(_short(report.axis))
 
 
 def _plain_log_axis(axes: Axes) -> None:
@@ -302,13 +303,13 @@ def _distribution(report: Report) -> tuple[Figure, str] | None:
                     ys,
                     color=_SERIES[series_index(report, variant)],
                     drawstyle="steps-post",
-                    label=variant.name,
+                    label=_short(variant.name),
                 )
         axes.set_ylim(0, 103)
         axes.set_yticks([0, 50, 90, 100])
         axes.set_ylabel("% of runs")
         axes.grid()
-        axes.set_xlabel(f"latency in ms at most, {size_label(report, size)}")
+        axes.set_xlabel(f"latency in ms at most, {_short(size_label(report, size))}")
     _legend(figure, rows[0])
     named = " and ".join(size_label(report, size) for size in shown)
     return figure, f"Share of the runs that took at most so long, at {named}."
@@ -333,7 +334,7 @@ def _bars(
     for y, (variant, count) in enumerate(zip(variants, sizes_bytes, strict=True)):
         axes.barh(y, count / 1e6, height=0.62, color=_SERIES[series_index(report, variant)])
         axes.text(max(count, 0) / 1e6 + largest * 0.015, y, format_bytes(count), va="center")
-    axes.set_yticks(range(len(variants)), [variant.name for variant in variants])
+    axes.set_yticks(range(len(variants)), [_short(variant.name) for variant in variants])
     axes.set_ylim(len(variants) - 0.5, -0.5)
     axes.set_xlim(min(0.0, *sizes_bytes) / 1e6, largest * 1.2)
     axes.tick_params(axis="y", length=0)
@@ -361,9 +362,14 @@ def _legend(figure: Figure, axes: Axes) -> None:
         figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(handles)))
 
 
+def _short(name: str) -> str:
+    """Cut a name that would push the bars out of the plot; the tables have it in full."""
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "\u2026"
+
+
 def _broken(label: str) -> str:
     """Break a label before its second half, to leave the bars more room."""
-    words = label.split()
+    words = _short(label).split()
     half = (len(words) + 1) // 2
     return "\n".join(filter(None, (" ".join(words[:half]), " ".join(words[half:]))))
 

@@ -49,18 +49,20 @@ def memory_of(weights, extra):
 
 def make_report(**changes):
     block = 384 * 96
-    stored = tuple(
-        StoredTensor(
-            f"blocks.{i}.ffn.weight",
-            (384, 96),
-            "float32",
-            (
-                Use("linear", "identity", f"blocks.{i}.ffn.up"),
-                Use("linear", "transpose", f"blocks.{i}.ffn.down"),
-            ),
-        )
-        for i in range(6)
-    ) + (
+    blocks = [f"blocks.{i}.ffn" for i in range(6)]
+    stored = (
+        *(
+            StoredTensor(
+                f"{name}.weight",
+                (384, 96),
+                "float32",
+                (
+                    Use("linear", "identity", f"{name}.up"),
+                    Use("linear", "transpose", f"{name}.down"),
+                ),
+            )
+            for name in blocks
+        ),
         StoredTensor("head.weight", (10, 96), "float32", (Use("linear", "identity", "head"),)),
         StoredTensor("patch.weight", (96, 1, 7, 7), "float32", (Use("conv2d", "identity", "p"),)),
     )

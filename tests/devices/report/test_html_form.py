@@ -1,0 +1,266 @@
+import dataclasses
+import re
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from devices.report.html_form import cards, headline, render_html, summaries, write_html
+from devices.report.units import format_bytes, format_digits
+from export.errors import MissingExtraError, OutputError
+from export.records import StoredTensor, TieMap, Use
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects what the tests ask for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.attributes, self.text = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def page_of():
+    pages = {}
+
+    def render(report):
+        key = repr(report)
+        if key not in pages:
+            pages[key] = render_html(report)
+        return pages[key]
+
+    return render
+
+
+def test_the_page_is_well_formed(report, page_of):
+    page = Page(page_of(report))
+    assert page.tags.count("svg") == 5
+    assert page.tags.count("h1") == 1
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_page_loads_nothing(report, page_of):
+    text = page_of(report)
+    page = Page(text)
+    assert not {"script", "link", "iframe", "img", "object", "embed"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "srcset", "action"):
+            assert value.startswith("#"), (tag, name, value)
+        assert not name.startswith("on")
+    assert "@import" not in text
+    assert re.findall(r"url\((?!#)", text) == []
+
+
+def test_every_reference_in_a_plot_has_its_target(report, page_of):
+    text = page_of(report)
+    ids = set(Page(text).ids)
+    used = re.findall(r'xlink:href="#([^"]+)"', text) + re.findall(r"url\(#([^)]+)\)", text)
+    assert used
+    assert set(used) <= ids
+
+
+def test_colours_follow_the_page(report, page_of):
+    text = page_of(report)
+    assert "prefers-color-scheme: dark" in text
+    assert "var(--v1)" in text
+    assert not re.search(r"#0[12]0[12]0\d", text)  # a placeholder that was not replaced
+
+
+def test_plots_have_words_and_a_table(report, page_of):
+    page = Page(page_of(report))
+    labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+    assert len(labels) == 5
+    assert any("naive 1.84 MB" in label for label in labels)
+    assert page.tags.count("table") >= 6
+
+
+def test_the_key_figures_lead(report, page_of):
+    page = Page(page_of(report))
+    assert headline(report) == "0.956 MB instead of 1.84 MB in the file"
+    assert headline(report) in page.words
+    lines = [words for _, words in summaries(report)]
+    assert "0.935 MB of weights in memory instead of 2.72 MB" in lines[1]
+    assert "at batch 1 instead of" in lines[0]
+    assert "Measured here; not a figure of the target (Raspberry Pi 5)." in page.words
+
+
+def test_every_variant_stands_on_every_card(report):
+    for card in cards(report):
+        assert [card.lead.name, *(line.name for line in card.others)] == [
+            "latency-first", "memory-first", "naive",
+        ]  # fmt: skip
+    assert [card.good for card in cards(report)].count(True) == 1
+
+
+def test_all_figures_are_there(report, page_of):
+    words = Page(page_of(report)).words
+    for variant in report.variants:
+        assert format_bytes(variant.memory.settled_rss_bytes) in words
+        for latency in variant.latency_ms_by_size.values():
+            for name in ("p50", "min", "p90", "p95", "p99", "mean", "std", "first"):
+                assert format_digits(getattr(latency, name)) in words
+        for key, value in variant.session_options.items():
+            assert f"{key} = {value}" in words
+    for step in report.waterfall:
+        assert step.cause in words
+    for tensor in report.ties.stored:
+        assert tensor.name in words
+    assert "linear blocks.0.ffn.down (transpose)" in words
+    assert "AMD EPYC 7763, x86_64, 2 cores" in words
+    assert "The clock was not locked." in words
+
+
+def test_the_same_report_gives_the_same_page(report):
+    assert render_html(report) == render_html(report)
+
+
+def test_hostile_names_are_text(report):
+    hostile = '<script>alert("1")</script><img src=x onerror=a>$x$ & \' "'
+    variants = tuple(
+        dataclasses.replace(v, name=v.name if v.name == "naive" else v.name + hostile, form=hostile)
+        for v in report.variants
+    )
+    steps = tuple(
+        dataclasses.replace(
+            step,
+            label=step.label + hostile,
+            cause=hostile,
+            bytes_by_variant={v.name: 1_234_567 for v in variants},
+        )
+        for step in report.waterfall
+    )
+    ties = TieMap((StoredTensor(hostile, (2, 3), "float32", (Use(hostile, hostile, hostile),)),))
+    text = render_html(
+        dataclasses.replace(
+            report,
+            model=hostile,
+            target_title=hostile,
+            measured_on=hostile,
+            axis=hostile,
+            notes=(hostile,),
+            variants=variants,
+            waterfall=steps,
+            ties=ties,
+        )
+    )
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    assert hostile in "".join(page.text)
+
+
+def test_a_long_list_of_ties_is_folded(report):
+    many = TieMap(
+        tuple(StoredTensor(f"w{i}", (3, 5), "float32", (Use("mm", "identity"),)) for i in range(40))
+    )
+    page = Page(render_html(dataclasses.replace(report, ties=many)))
+    assert "All 40 stored tensors, tied ones first" in page.words
+
+
+def bare(variant):
+    return dataclasses.replace(
+        variant,
+        memory=None, parity=None, accuracy=None, load_ms=None, latency_ms_by_size={},
+    )  # fmt: skip
+
+
+def without_samples(variant):
+    timed = {
+        size: dataclasses.replace(latency, samples=(), p99=None)
+        for size, latency in variant.latency_ms_by_size.items()
+    }
+    return dataclasses.replace(variant, latency_ms_by_size=timed)
+
+
+def only_at(variant, size):
+    timed = {size: variant.latency_ms_by_size[size]}
+    return dataclasses.replace(variant, latency_ms_by_size=timed)
+
+
+def test_a_report_without_measurements(report):
+    variants = tuple(bare(variant) for variant in report.variants)
+    page = Page(render_html(dataclasses.replace(report, variants=variants, waterfall=())))
+    assert page.tags.count("svg") == 1
+    assert "Not measured: latency." in page.words
+
+
+def test_a_report_of_one_variant(report):
+    page = Page(render_html(dataclasses.replace(report, variants=report.variants[1:2])))
+    assert "0.956 MB in the file (latency-first)" in page.words
+    assert "No naive export stands beside it." in page.words
+    page = Page(render_html(dataclasses.replace(report, variants=report.variants[:1])))
+    assert "1.84 MB in the file (naive)" in page.words
+
+
+def test_a_report_of_one_size(report):
+    variants = tuple(only_at(variant, 4) for variant in report.variants)
+    page = Page(render_html(dataclasses.replace(report, variants=variants)))
+    assert "latency in ms, batch 4" in page.words
+
+
+def test_a_report_without_samples(report):
+    variants = tuple(without_samples(variant) for variant in report.variants)
+    page = Page(render_html(dataclasses.replace(report, variants=variants)))
+    assert page.tags.count("svg") == 4
+    assert "Band: min to p90." in page.words
+
+
+def test_a_wide_range_gets_a_log_axis(report):
+    def stretched(variant):
+        timed = {
+            size: dataclasses.replace(latency, p50=latency.p50 * size**2)
+            for size, latency in variant.latency_ms_by_size.items()
+        }
+        return dataclasses.replace(variant, latency_ms_by_size=timed)
+
+    variants = tuple(stretched(variant) for variant in report.variants)
+    Page(render_html(dataclasses.replace(report, variants=variants)))
+
+
+def test_an_invalid_measurement_is_said_to_be(report):
+    environment = dataclasses.replace(report.environment, throttled=True)
+    page = Page(render_html(dataclasses.replace(report, environment=environment)))
+    assert "Invalid: the processor throttled" in page.words
+
+
+def test_writing(report, tmp_path):
+    path = tmp_path / "report.html"
+    write_html(report, path)
+    assert path.read_text(encoding="utf-8") == render_html(report)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_html(report, tmp_path / "none" / "report.html")
+
+
+def test_a_missing_matplotlib_names_the_extra(report, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"'matplotlib' is not installed.*\[report\]"):
+        render_html(report)

@@ -1,0 +1,175 @@
+import dataclasses
+import json
+import math
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from devices.report.json_form import read_json, report_from_dict, report_to_dict, write_json
+from export.errors import BadFileError, OutputError
+from runtimes.records import Latency, Memory
+
+numbers = st.floats(allow_nan=False)
+counts = st.integers(min_value=0, max_value=2**62)
+latencies = st.builds(
+    Latency,
+    runs=counts, warmup=counts, first=numbers, min=numbers, p50=numbers, p90=numbers, p95=numbers,
+    p99=st.none() | numbers, mean=numbers, std=numbers, samples=st.lists(numbers).map(tuple),
+)  # fmt: skip
+signed = st.integers(min_value=-(2**62), max_value=2**62)
+memories = st.builds(
+    Memory,
+    baseline_rss_bytes=counts, loaded_rss_bytes=counts, settled_rss_bytes=counts,
+    peak_rss_bytes=counts, anonymous_bytes=signed, file_bytes=signed,
+    weights_resident_bytes=signed,
+)  # fmt: skip
+
+
+def change(report, **changes):
+    first, *others = report.variants
+    variants = (dataclasses.replace(first, **changes), *others)
+    return dataclasses.replace(report, variants=variants)
+
+
+def test_a_report_comes_back_from_a_file(report, tmp_path):
+    path = tmp_path / "report.json"
+    write_json(report, path)
+    assert read_json(path) == report
+    assert json.loads(path.read_text(encoding="utf-8")) == report_to_dict(report)
+
+
+def test_sizes_are_whole_numbers_again(report):
+    back = report_from_dict(json.loads(json.dumps(report_to_dict(report))))
+    assert list(back.variants[0].latency_ms_by_size) == [1, 2, 4, 8, 16]
+
+
+def test_samples_stand_on_one_line(report, tmp_path):
+    path = tmp_path / "report.json"
+    write_json(report, path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert sum('"samples": [' in line and line.rstrip(",").endswith("]") for line in lines) == 15
+    assert len(lines) < 600
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    latency=st.dictionaries(counts, latencies, max_size=3),
+    memory=st.none() | memories,
+    accuracy=st.none() | numbers,
+    load_ms=st.none() | numbers,
+    name=st.text(st.characters(exclude_categories=["Cs"])),
+)
+def test_nothing_is_lost(report, tmp_path, latency, memory, accuracy, load_ms, name):
+    changed = change(
+        report,
+        latency_ms_by_size=latency,
+        memory=memory,
+        accuracy=accuracy,
+        load_ms=load_ms,
+        form=name,
+    )
+    path = tmp_path / "report.json"
+    write_json(changed, path)
+    assert read_json(path) == changed
+
+
+def test_not_a_number_survives(report):
+    parity = dataclasses.replace(report.variants[0].parity, cosine=math.nan)
+    text = json.dumps(report_to_dict(change(report, parity=parity)), allow_nan=False)
+    assert math.isnan(report_from_dict(json.loads(text)).variants[0].parity.cosine)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (2, "has schema 2, and this version reads schema 1; update weightspace"),
+        (0, "has schema 0; it must be 1"),
+        (True, "has schema True; it must be 1"),
+        ("1", "has schema '1'; it must be 1"),
+    ],
+)
+def test_another_schema_is_refused(schema, message, report):
+    data = report_to_dict(report) | {"schema": schema}
+    with pytest.raises(BadFileError, match=message):
+        report_from_dict(data)
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"format": "x"}, "report", 3])
+def test_what_is_no_report_is_refused(data):
+    with pytest.raises(BadFileError, match="this is not a report: it has no 'schema'"):
+        report_from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("threads",), 1.5, r"report\.threads must be a whole number, and is 1\.5"),
+        (("threads",), True, "must be a whole number, and is True"),
+        (("model",), None, r"report\.model must be a text"),
+        (("colour",), "red", "report has the unknown field 'colour'"),
+        (("notes",), "a", r"report\.notes must be a list"),
+        (("ties", "stored"), {}, r"report\.ties\.stored must be a list"),
+        (("environment", "swapped"), 0, r"environment\.swapped must be true or false"),
+        (("variants", 1, "ratio"), "big", r"variants\[1\]\.ratio must be a number, and is 'big'"),
+        (("variants", 0, "latency_ms_by_size", "two"), {}, "must be whole numbers as keys"),
+        (("variants", 0, "latency_ms_by_size", "2"), {}, r"\[2\] lacks the field 'runs'"),
+        (("ties", "stored", 0, "aliases"), [["a"]], r"aliases\[0\] must be a list of 2"),
+        (("ties", "stored", 0, "shape"), [1.5], r"shape\[0\] must be a whole number"),
+    ],
+)
+def test_a_corrupt_report_is_refused_with_the_place(path, value, message, report):
+    data = json.loads(json.dumps(report_to_dict(report)))
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(BadFileError, match=message):
+        report_from_dict(data)
+
+
+def test_a_missing_field_is_refused(report):
+    data = report_to_dict(report)
+    del data["threads"]
+    with pytest.raises(BadFileError, match="report lacks the field 'threads'"):
+        report_from_dict(data)
+
+
+def test_a_field_with_a_default_may_be_missing(report):
+    data = report_to_dict(report)
+    del data["created"]
+    assert report_from_dict(data).created == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"schema": 1,}'])
+def test_a_file_that_is_not_json_is_refused(text, tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(BadFileError, match=r"report\.json' is not valid JSON"):
+        read_json(path)
+
+
+def test_a_file_of_bytes_is_refused(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadFileError, match="is not valid JSON"):
+        read_json(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(BadFileError, match=r"none\.json' cannot be read: No such file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_corrupt_file_is_named(report, tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report_to_dict(report) | {"schema": 9}))
+    with pytest.raises(BadFileError, match=r"report\.json': the report has schema 9"):
+        read_json(path)
+
+
+def test_a_folder_that_is_missing_is_an_output_error(report, tmp_path):
+    with pytest.raises(OutputError, match="cannot be written: No such file"):
+        write_json(report, tmp_path / "none" / "report.json")

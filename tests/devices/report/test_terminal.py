@@ -1,0 +1,108 @@
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from devices.report.terminal import print_report
+from devices.report.units import format_bytes, format_error, format_ms, format_ratio
+
+
+def shown(report, width, path=None, **options):
+    file = io.StringIO()
+    print_report(report, Console(file=file, width=width, **options), path)
+    return file.getvalue()
+
+
+def words_of(text):
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140, 200])
+def test_every_figure_is_there(width, report):
+    text = shown(report, width, Path("out/report.html"))
+    words = words_of(text)
+    for variant in report.variants:
+        figures = [
+            variant.name,
+            format_bytes(variant.file_bytes),
+            format_bytes(variant.weight_bytes),
+            format_ratio(variant.ratio),
+            format_bytes(variant.memory.weights_resident_bytes),
+            format_bytes(variant.memory.peak_rss_bytes),
+            format_ms(variant.load_ms),
+            format_error(variant.parity.max_rel),
+            *(format_ms(latency.p50) for latency in variant.latency_ms_by_size.values()),
+        ]
+        for figure in figures:
+            assert figure in words, figure
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "99.6 %" in words
+    assert "91.4 %" in words
+
+
+def test_the_rule_is_marked_in_words(report):
+    text = shown(report, 200)
+    assert "1.00x ok" in text
+    assert "1.98x over" in text
+
+
+def test_it_says_where_it_was_measured(report):
+    words = words_of(shown(report, 80))
+    assert "measured on this machine (AMD EPYC 7763), 1 thread." in words
+    assert "Measured here; not a figure of the target (Raspberry Pi 5)." in words
+    assert "Nothing was measured on the target (Raspberry Pi 5)." in words
+
+
+@pytest.mark.parametrize("changes", [{"device": "pi-on-desk"}, {"target": "local"}])
+def test_a_measured_target_is_not_disclaimed(changes, report):
+    words = words_of(shown(dataclasses.replace(report, **changes), 100))
+    assert "not a figure of the target" not in words
+
+
+def test_form_options_notes_and_path(report):
+    words = words_of(shown(report, 100, Path("out/report.html")))
+    assert "latency-first: MatMul, and Gemm with transB;" in words
+    assert "session.disable_prepacking = 1, session.use_mmap = 1." in words
+    assert "naive: two MatMuls" in words
+    assert "with defaults of the runtime." in words
+    assert "against torch on 256 inputs (fashion-mnist test), evaluated by onnxruntime." in words
+    assert "The clock was not locked." in words
+    assert "Report: out/report.html" in words
+
+
+def test_an_invalid_measurement_is_said_to_be(report):
+    environment = dataclasses.replace(report.environment, swapped=True, throttled=True)
+    words = words_of(shown(dataclasses.replace(report, environment=environment), 100))
+    assert "Invalid: the machine swapped and the processor throttled" in words
+
+
+def test_no_colour_in_a_file(report):
+    assert "\x1b" not in shown(report, 100)
+    assert "\x1b[" in shown(report, 100, force_terminal=True, color_system="standard")
+
+
+def test_names_are_not_markup(report):
+    words = words_of(shown(dataclasses.replace(report, model="[red]net[/red] [/]"), 100))
+    assert "[red]net[/red] [/] for Raspberry Pi 5" in words
+
+
+def test_what_is_missing_is_said(report):
+    bare = dataclasses.replace(
+        report.variants[1],
+        memory=None, parity=None, accuracy=None, load_ms=None, latency_ms_by_size={},
+    )  # fmt: skip
+    words = words_of(shown(dataclasses.replace(report, variants=(bare,)), 80))
+    assert "Not measured: latency." in words
+    assert "Not measured: parity." in words
+    assert "No naive export stands beside it." in words
+    words = words_of(shown(dataclasses.replace(report, variants=(report.variants[0], bare)), 80))
+    assert "Not measured for latency-first: memory." in words
+
+
+def test_naive_stands_first(report):
+    turned = dataclasses.replace(report, variants=report.variants[::-1])
+    text = shown(turned, 200)
+    assert text.index("naive") < text.index("memory-first")
