@@ -143,7 +143,7 @@ def _memory(report: Report) -> tuple[Figure, str] | None:
     listing = ", ".join(
         f"{v.name} {format_bytes(n)}" for v, n in zip(variants, weights, strict=True)
     )
-    return figure, f"Weights resident in memory after the runs: {listing}."
+    return figure, f"Weights resident in memory: {listing}."
 
 
 def _waterfall(report: Report) -> tuple[Figure, str] | None:
