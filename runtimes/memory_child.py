@@ -42,8 +42,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         session.run(feeds)
     settled = _smaps()
     peak = _peak_bytes()
-    session.release_activations(feeds)
-    weights = _smaps()
+    mapped = _mapped_bytes(Path(request["path"]))
     return {
         "load_ms": load_ms,
         "first_ms": first_ms,
@@ -54,7 +53,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
             "peak_rss_bytes": peak,
             "anonymous_bytes": settled["Anonymous"] - baseline["Anonymous"],
             "file_bytes": _file_bytes(settled) - _file_bytes(baseline),
-            "weights_resident_bytes": max(0, weights["Rss"] - baseline["Rss"]),
+            "weights_resident_bytes": loaded["Anonymous"] - baseline["Anonymous"] + mapped,
         },
     }
 
@@ -81,6 +80,19 @@ def _smaps() -> dict[str, int]:
 
 def _file_bytes(smaps: dict[str, int]) -> int:
     return smaps["Rss"] - smaps["Anonymous"]
+
+
+def _mapped_bytes(artifact: Path) -> int:
+    """Sum the resident pages that are mapped from the artifact's own files."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        mapping = re.match(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)", line)
+        if mapping:
+            file = Path(mapping.group(1))
+            inside = file.parent == artifact.parent and file.name.startswith(artifact.name)
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
 
 
 def _peak_bytes() -> int:

@@ -31,14 +31,6 @@ class OrtSession:
         values = self._session.run(self._names, dict(feeds))
         return dict(zip(self._names, values, strict=True))
 
-    def release_activations(self, feeds: Mapping[str, NDArray[np.generic]]) -> None:
-        """Run once more and give the memory of activations back, so that weights remain."""
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._session.run(self._names, dict(feeds), options)
-
     def close(self) -> None:
         """Free the session."""
         self._session = None

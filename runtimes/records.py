@@ -40,8 +40,9 @@ class Memory:
         peak_rss_bytes: highest resident size of the process.
         anonymous_bytes: anonymous part of the growth over the baseline, after the runs.
         file_bytes: file-backed part of that growth: clean pages that the kernel may drop.
-        weights_resident_bytes: growth over the baseline once the runtime has given back the
-            memory of activations: the weights in all their copies, and the session's own data.
+        weights_resident_bytes: the weights in all their copies: anonymous growth by loading,
+            before any activation exists, and the pages mapped from the artifact's files, after
+            the runs.
     """
 
     baseline_rss_bytes: int

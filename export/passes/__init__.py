@@ -21,6 +21,7 @@ from export.passes.merge_equal_initializers import MergeEqualInitializersPass
 from export.passes.merge_tied_initializers import MergeTiedInitializersPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
+from export.passes.write_tied_conv_transposes import WriteTiedConvTransposesPass
 from export.passes.write_tied_gemms import WriteTiedGemmsPass
 from export.stamps import check_ties
 from export.stored import stored_bytes
@@ -38,13 +39,19 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
         FoldBatchNormsPass,  # needs to see which convolutions share their weight
         MergeEqualInitializersPass,  # last: it joins tensors that are equal by chance
     ),
-    # ONNX Runtime, both uses of a tied matrix reading the one stored copy.
+    # ONNX Runtime may repack the weights that a kernel reads best in its own layout.
+    "ort-repacked": (WriteTiedGemmsPass,),
+    # Both uses of a tied matrix read the one stored copy.
     "ort-shared": (
         WriteTiedGemmsPass,
         partial(ExposeWeightsPass, tied_only=True),  # after: a Gemm needs no Transpose of W
     ),
-    # ONNX Runtime, no weight folded or repacked.
-    "ort-memory": (WriteTiedGemmsPass, ExposeWeightsPass),
+    # No weight is folded or repacked.
+    "ort-mapped": (
+        WriteTiedGemmsPass,
+        WriteTiedConvTransposesPass,  # a Transpose would run each time once W is not constant
+        ExposeWeightsPass,
+    ),
 }
 
 

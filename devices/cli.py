@@ -1,0 +1,351 @@
+"""The command line: ``weightspace`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from devices.report.units import format_bytes, format_ratio
+from export.errors import UnknownNameError, UserError, WeightspaceError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+
+app = typer.Typer(
+    name="weightspace",
+    help="Deploy weight-tied models with every shared weight stored once.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+out = Console()
+err = Console(stderr=True)
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="A zoo name (see `weightspace models`), package.module:factory, "
+        "a .pt2 program or a .safetensors checkpoint of a zoo model.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
+SizesOption = Annotated[
+    str | None,
+    typer.Option(help="Sizes of the batch or sequence to time, such as 1,16,128."),
+]
+FullOption = Annotated[
+    bool,
+    typer.Option("--full", help="At least 1,024 runs and 60 s for each figure, not 50 and 3 s."),
+]
+
+
+def export(
+    model: ModelOption,
+    target: Annotated[str, typer.Option("--target", help="See `weightspace targets`.")] = "local",
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the bundle; default out/MODEL-TARGET.")
+    ] = None,
+    setting: Annotated[
+        str, typer.Option(help="latency-first, memory-first, or both of them.")
+    ] = "both",
+    threads: ThreadsOption = 1,
+    sizes: SizesOption = None,
+    full: FullOption = False,
+    no_profile: Annotated[
+        bool, typer.Option("--no-profile", help="Export and check, but measure nothing.")
+    ] = False,
+    keep_naive: Annotated[
+        bool, typer.Option("--keep-naive", help="Keep the naive export, to profile it later.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a model for a target, check it against torch, measure it, and show one table.
+
+    [bold]Examples[/bold]
+
+      weightspace export --target raspberry-pi --model vit-pe-fmnist --out pi
+
+      python -m export --target local --model mypackage.nets:make --sizes 1,16,128
+    """
+    from devices.deploy import Options, deploy
+    from devices.report.terminal import print_report
+    from devices.target import resolve_target
+    from runtimes.bench import FULL, QUICK
+
+    options = Options(
+        settings=_settings(setting),
+        threads=threads,
+        sizes=_sizes(sizes),
+        budget=FULL if full else QUICK,
+        profile=not no_profile,
+        keep_naive=keep_naive,
+    )
+    targets = resolve_target(target)
+    base = folder or Path("out") / f"{_slug(model)}-{target}"
+    manifests = []
+    for each in targets:
+        place = base if len(targets) == 1 else base / each.name
+        with _progress() as tell:
+            done = deploy(model, each, place, options, tell)
+        manifests.append(done.manifest)
+        if not as_json:
+            print_report(done.report, out, place / "report.html")
+    if as_json:
+        _print_json(manifests[0] if len(manifests) == 1 else manifests)
+
+
+app.command("export")(export)
+
+
+@app.command()
+def profile(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle of `export`.")],
+    threads: ThreadsOption = 1,
+    sizes: SizesOption = None,
+    full: FullOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a bundle again on this machine and renew its reports.
+
+    [bold]Example[/bold]
+
+      weightspace profile pi --threads 2 --sizes 1,8
+    """
+    from devices.deploy import Options
+    from devices.deploy import profile as profile_bundle
+    from devices.report.terminal import print_report
+    from runtimes.bench import FULL, QUICK
+
+    options = Options(threads=threads, sizes=_sizes(sizes), budget=FULL if full else QUICK)
+    with _progress() as tell:
+        done = profile_bundle(folder, options, tell)
+    if as_json:
+        _print_json(done.manifest["profile"])
+    else:
+        print_report(done.report, out, folder / "report.html")
+
+
+@app.command()
+def audit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .onnx file, from anywhere.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List what a file stores, who reads it, and what is stored twice.
+
+    Exit status 1 when more than 1.01 times the unique bytes are stored.
+
+    [bold]Example[/bold]
+
+      weightspace audit model.onnx
+    """
+    from export.audit import LIMIT, audit_file
+
+    found = audit_file(file)
+    if as_json:
+        _print_json({**asdict(found), "ratio": found.ratio})
+    else:
+        _print_audit(found, file)
+    if found.ratio > LIMIT:
+        raise typer.Exit(1)
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """List the models that can be exported by name."""
+    import torch
+
+    from export.ties import unique_parameters
+    from weightspace.models import MODELS
+    from weightspace.zoo import card_of
+
+    rows: list[dict[str, Any]] = []
+    for name, spec in MODELS.items():
+        with torch.device("meta"):
+            count = unique_parameters(spec.build())
+        card = card_of(name)
+        rows.append(
+            {
+                "name": name,
+                "title": spec.title,
+                "parameters": count,
+                "untied twin": spec.twin,
+                "test accuracy": card["test_accuracy"] if card else None,
+            }
+        )
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("model", "what", "parameters", "test accuracy", box=None)
+    for row in rows:
+        accuracy = row["test accuracy"]
+        shown = f"{accuracy:.2%}" if accuracy is not None else "random weights"
+        table.add_row(row["name"], row["title"], f"{row['parameters']:,}", shown)
+    out.print(table)
+
+
+@app.command()
+def targets(as_json: JsonOption = False) -> None:
+    """List the targets, their formats, and which can be exported to."""
+    from devices.target import load_targets
+
+    known = load_targets()
+    if as_json:
+        _print_json({name: asdict(target) for name, target in known.items()})
+        return
+    table = Table("target", "what", "formats", "also called", box=None)
+    for name, target in known.items():
+        usable = target.available_formats
+        formats = [f if f in usable else f"({f})" for f in target.formats]
+        words = ", ".join(formats) or " and ".join(target.members)
+        table.add_row(name, target.title, words, ", ".join(target.aliases))
+    out.print(table)
+    out.print("Formats in brackets cannot be written yet.", style="dim")
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="A model for Fashion-MNIST.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the four IDX files; default: where Debian puts them."),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where the checkpoint goes.")] = Path(
+        "runs"
+    ),
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's own.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a small model on Fashion-MNIST; run it again to go on after an interruption.
+
+    [bold]Example[/bold]
+
+      weightspace train vit-pe-fmnist --epochs 10 --seed 0
+    """
+    from weightspace.data import DEFAULT_FOLDER
+    from weightspace.models import MODELS
+    from weightspace.train import train as run
+
+    if model not in MODELS:
+        raise UnknownNameError.near("model", model, MODELS, "weightspace models")
+    try:
+        card = run(
+            model, folder, data=data or DEFAULT_FOLDER, epochs=epochs, seed=seed,
+            threads=threads, console=err,
+        )  # fmt: skip
+    except ValueError as error:  # the torch side has no errors of ours: these are its refusals
+        raise UserError(str(error)) from error
+    if as_json:
+        _print_json(asdict(card))
+    else:
+        out.print(
+            f"{model}: {card.parameters:,} parameters, {card.test_accuracy:.2%} of 10,000 test "
+            f"images; {folder / model}.safetensors"
+        )
+
+
+def main() -> None:
+    """Run ``weightspace``."""
+    _run(app)
+
+
+def export_main() -> None:
+    """Run ``export`` alone, for ``python -m export`` and shells without that builtin."""
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    alone.command("export")(export)
+    _run(alone)
+
+
+def _run(command: Callable[[], Any]) -> None:
+    """Run a command; an error of ours becomes one line and its exit code."""
+    try:
+        command()
+    except WeightspaceError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was written", style="yellow")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader went away, as `| head` does. Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show what happens: a spinner on a terminal, a line for each step elsewhere."""
+    if err.is_terminal:
+        with err.status("starting") as status:
+            yield status.update
+        return
+
+    def line(words: str) -> None:
+        if not words.endswith("%"):
+            err.print(words, highlight=False, soft_wrap=True)
+
+    yield line
+
+
+def _settings(name: str) -> tuple[str, ...]:
+    from export.lower.ort import SETTINGS
+
+    if name == "both":
+        return SETTINGS
+    if name not in SETTINGS:
+        known = (*SETTINGS, "both")
+        raise UnknownNameError.near("setting", name, known, "weightspace export --help")
+    return (name,)
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        sizes = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError as error:
+        raise UserError(f"--sizes {text!r} is not a list of numbers such as 1,16,128") from error
+    if min(sizes) < 1:
+        raise UserError(f"--sizes {text!r} holds a size below 1")
+    return sizes
+
+
+def _slug(model: str) -> str:
+    return Path(model).stem if model.endswith((".pt2", ".safetensors")) else model.split(":")[-1]
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def _print_audit(found: Any, file: Path) -> None:
+    table = Table("stored tensor", "shape", "bytes", "uses and views", box=None)
+    tensors = sorted(found.stored, key=lambda tensor: -tensor.bytes)
+    for tensor in tensors:
+        uses = ", ".join(f"{use.op} ({use.view})" for use in tensor.uses) or "-"
+        shape = " x ".join(map(str, tensor.shape)) or "scalar"
+        table.add_row(tensor.name, shape, f"{tensor.bytes:,}", uses)
+    out.print(table)
+    for duplicate in found.duplicates:
+        out.print(
+            f"stored twice: {duplicate.name} is {duplicate.of} ({duplicate.view}), "
+            f"{duplicate.bytes:,} bytes",
+            style="red", markup=False, highlight=False,
+        )  # fmt: skip
+    out.print(
+        f"{file}: {len(found.stored)} stored tensors, {format_bytes(found.weight_bytes)}; "
+        f"{len(found.ties)} ties; {format_ratio(found.ratio)} of the unique bytes",
+        highlight=False,
+    )

@@ -1,0 +1,523 @@
+"""The whole story of a deployment, one function a step."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from devices.measure import Candidate, Measured, axis_of, measure, time_side_by_side
+from devices.report.html_form import write_html
+from devices.report.json_form import read_json, write_json
+from devices.report.record import Report, Variant, WaterfallStep
+from devices.source import Source, resolve
+from devices.target import Target, require_format
+from export.audit import Audit, audit_file, enforce
+from export.bundle import new_bundle
+from export.capture import capture
+from export.errors import BadFileError, ParityError
+from export.lower.ort import CANDIDATES, SETTINGS, Form, write_form
+from export.manifest import (
+    MANIFEST,
+    artifacts_of,
+    manifest_of,
+    read_manifest,
+    sha256_of,
+    versions,
+    write_manifest,
+)
+from export.naive import write_naive
+from export.parity import compare_outputs
+from export.parity import enforce as enforce_parity
+from export.passes import run_pipeline
+from export.records import Artifact, Parity, TieMap
+from runtimes.bench import QUICK, Budget
+from runtimes.environment import cpu_name, read_environment, swapped_bytes
+from runtimes.ort import open_session
+from runtimes.records import Environment, Latency
+from weightspace.data import Images
+
+NAIVE = "naive"
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+PRODUCERS = ("weightspace", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
+# Enough to tell forms that differ by a tenth; the profile measures them properly afterwards.
+_CHOOSING = Budget(warmup_runs=5, warmup_s=0.1, runs=20, seconds=0.4)
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to export and measure.
+
+    Args:
+        settings: which artifacts to make.
+        sizes: sizes of the swept axis; None for a choice by the model.
+        profile: False leaves the measurements out.
+        keep_naive: keep the naive export in the bundle, so that it can be profiled later.
+    """
+
+    settings: tuple[str, ...] = SETTINGS
+    threads: int = 1
+    sizes: tuple[int, ...] | None = None
+    budget: Budget = QUICK
+    profile: bool = True
+    keep_naive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A finished bundle."""
+
+    folder: Path
+    report: Report
+    manifest: dict[str, Any]
+
+
+def deploy(
+    model: str, target: Target, out: Path, options: Options, on_step: Step | None = None
+) -> Deployed:
+    """Export a model for a target, check it, measure it on this machine and write the bundle.
+
+    Args:
+        model: as for ``devices.source.resolve``.
+        out: folder of the bundle; it appears whole or not at all.
+        on_step: called with words for what happens next.
+
+    Raises:
+        WeightspaceError: any of its kinds; nothing is written then.
+    """
+    tell = on_step or (lambda _: None)
+    require_format(target)
+    with new_bundle(out) as folder:
+        tell(f"tracing {model}")
+        source = resolve(model)
+        ties, canonical = capture_canonical(source, tell)
+        tell("making the naive export to compare with")
+        with tempfile.TemporaryDirectory(prefix="weightspace-") as scratch:
+            naive = make_naive(source, folder if options.keep_naive else Path(scratch))
+            forms = {
+                setting: choose_form(canonical, setting, naive, target, options, tell)
+                for setting in options.settings
+            }
+            artifacts, accuracies = make_artifacts(
+                source, ties, canonical, forms, naive, folder, tell
+            )
+            report = make_report(
+                source, ties, target, artifacts, accuracies, naive, folder, options, tell
+            )
+        write_reports(report, folder)
+        manifest = manifest_of(
+            name=source.name,
+            source=source.origin,
+            ties=ties,
+            target=target.name,
+            precision=artifacts[0].precision,
+            artifacts=artifacts,
+            profile=profile_entries(report, artifacts),
+        )
+        write_manifest(manifest, folder)
+    return Deployed(out, report, manifest)
+
+
+def capture_canonical(source: Source, tell: Step) -> tuple[TieMap, ir.Model]:
+    """Write the model as an ONNX graph with each stored tensor once."""
+    tell("writing the ONNX graph")
+    captured = capture(
+        source.program,
+        input_names=source.input_names,
+        output_names=source.output_names,
+        dynamic_shapes=source.dynamic_shapes,
+    )
+    run_pipeline("canonical", captured.model, lambda title: tell(f"pass {title}"))
+    return captured.ties, captured.model
+
+
+def make_naive(source: Source, folder: Path) -> Path:
+    """Write the export that everyone makes."""
+    path = folder / NAIVE / "model.onnx"
+    path.parent.mkdir()
+    write_naive(
+        source.program, path, input_names=source.input_names, output_names=source.output_names
+    )
+    return path
+
+
+def choose_form(
+    canonical: ir.Model, setting: str, naive: Path, target: Target, options: Options, tell: Step
+) -> tuple[Form, str]:
+    """Choose how tied weights are written, and say why.
+
+    Forms are timed where this machine has the target's architecture and measuring was asked for;
+    otherwise the first is taken, which is never slower than the naive export.
+    """
+    forms = CANDIDATES[setting]
+    if len(forms) == 1:
+        return forms[0], "the form of this setting"
+    environment = read_environment("onnxruntime")
+    if not options.profile or target.arch != environment.arch:
+        return forms[0], f"the safe choice: not timed on {target.arch} here"
+    tell(f"choosing the form of {setting}")
+    with tempfile.TemporaryDirectory(prefix="weightspace-") as scratch:
+        candidates = {NAIVE: Candidate(naive)}
+        for form in forms:
+            path = Path(scratch) / f"{form.pipeline}.onnx"
+            write_form(canonical, form, path)
+            candidates[form.pipeline] = Candidate(path)
+        specs = _inputs_of(naive)
+        axis, sizes = axis_of(specs)
+        timed = time_side_by_side(
+            candidates, specs, axis=axis, sizes=options.sizes or sizes,
+            threads=options.threads, budget=_CHOOSING, on_step=tell,
+        )  # fmt: skip
+    ratios = {form.pipeline: _mean_ratio(timed, form.pipeline) for form in forms}
+    best = min(forms, key=lambda form: ratios[form.pipeline])
+    words = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+    return best, f"timed here, mean ratio to naive: {words}"
+
+
+def _mean_ratio(timed: Mapping[int, Mapping[str, Latency]], name: str) -> float:
+    """Geometric mean of the ratio of medians to the naive export over all sizes."""
+    logs = [math.log(by_name[name].p50 / by_name[NAIVE].p50) for by_name in timed.values()]
+    return math.exp(sum(logs) / len(logs))
+
+
+def _inputs_of(path: Path) -> tuple[Any, ...]:
+    session = open_session(path)
+    specs = session.inputs
+    session.close()
+    return specs
+
+
+def make_artifacts(
+    source: Source,
+    ties: TieMap,
+    canonical: ir.Model,
+    forms: Mapping[str, tuple[Form, str]],
+    naive: Path,
+    folder: Path,
+    tell: Step,
+) -> tuple[list[Artifact], dict[str, float | None]]:
+    """Write, audit and check one artifact for each setting; the naive export is checked as well.
+
+    Returns:
+        The artifacts, the naive export first, and the accuracy of each where there are labels.
+
+    Raises:
+        TieLostError: an artifact of ours stores more than 1.01 of the unique bytes.
+        ParityError: an artifact of ours computes something else than torch.
+    """
+    inputs, words = source.parity_inputs()
+    tell("running torch for parity")
+    reference = source.reference(inputs)
+    naive_audit = audit_file(naive)
+    made = [
+        _artifact(source, ties, naive, NAIVE, naive_audit, naive_audit, "exporter, then onnxsim")
+    ]
+    paths = {NAIVE: naive}
+    for setting, (form, reason) in forms.items():
+        tell(f"writing {setting}")
+        path = folder / f"model.{setting}.onnx"
+        write_form(canonical, form, path)
+        audit = audit_file(path)
+        enforce(audit, ties)
+        paths[setting] = path
+        made.append(
+            _artifact(source, ties, path, setting, audit, naive_audit, f"{form.words} ({reason})")
+        )
+    artifacts: list[Artifact] = []
+    accuracies: dict[str, float | None] = {}
+    for artifact in made:
+        tell(f"checking {artifact.setting} against torch")
+        parity, accuracies[artifact.setting] = check(
+            paths[artifact.setting], inputs, reference, source, words
+        )
+        if artifact.setting != NAIVE:
+            enforce_parity(parity)
+        artifacts.append(replace(artifact, parity=parity))
+    return artifacts, accuracies
+
+
+def _artifact(
+    source: Source, ties: TieMap, path: Path, setting: str, audit: Audit, naive: Audit, form: str
+) -> Artifact:
+    session = open_session(path)
+    files = sorted(path.parent.glob(f"{path.name}*"))
+    return Artifact(
+        path=path.name if setting != NAIVE else f"{NAIVE}/{path.name}",
+        format="onnx",
+        setting=setting,
+        precision=ties.stored[0].dtype if ties.stored else "float32",
+        bytes=sum(file.stat().st_size for file in files),
+        weight_bytes=audit.weight_bytes,
+        unique_bytes=ties.unique_bytes,
+        naive_bytes=naive.weight_bytes,
+        sha256={file.name: sha256_of(file) for file in files},
+        inputs=session.inputs,
+        outputs=session.outputs,
+        form=form,
+        producer=versions(*PRODUCERS),
+    )
+
+
+def check(
+    path: Path,
+    inputs: Sequence[NDArray[np.generic]],
+    reference: Sequence[NDArray[np.generic]],
+    source: Source,
+    words: str,
+) -> tuple[Parity, float | None]:
+    """Run an artifact on the parity inputs; gives parity, and accuracy where there are labels.
+
+    Raises:
+        ParityError: an output's shape differs, or is not finite.
+    """
+    session = open_session(path)
+    step = 250
+    names = [spec.name for spec in session.inputs]
+    parts = []
+    dynamic = all(isinstance(spec.shape[0], str) for spec in session.inputs if spec.shape)
+    for start in range(0, len(inputs[0]), step if dynamic else len(inputs[0])):
+        rows = slice(start, start + step) if dynamic else slice(None)
+        feeds = dict(zip(names, (array[rows] for array in inputs), strict=True))
+        parts.append(list(session.run(feeds).values()))
+    session.close()
+    found = [np.concatenate(part) if dynamic else part[0] for part in zip(*parts, strict=True)]
+    if len(found) != len(reference):
+        raise ParityError(f"{path.name} has {len(found)} outputs, torch has {len(reference)}")
+    parity = compare_outputs(
+        reference,
+        found,
+        source=words,
+        evaluated_by="onnxruntime",
+        classifier=source.classes is not None,
+    )
+    return parity, _accuracy(found, source.images)
+
+
+def _accuracy(outputs: Sequence[NDArray[np.generic]], images: Images | None) -> float | None:
+    if images is None:
+        return None
+    return float(np.mean(outputs[0].argmax(-1) == images.labels))
+
+
+def make_report(
+    source: Source,
+    ties: TieMap,
+    target: Target,
+    artifacts: Sequence[Artifact],
+    accuracies: Mapping[str, float | None],
+    naive: Path,
+    folder: Path,
+    options: Options,
+    tell: Step,
+) -> Report:
+    """Measure all artifacts side by side and put everything into one report."""
+    paths = {a.setting: naive if a.setting == NAIVE else folder / a.path for a in artifacts}
+    axis, sizes = axis_of(artifacts[0].inputs)
+    measured, environment = _measure(artifacts, paths, axis, options.sizes or sizes, options, tell)
+    variants = tuple(
+        _variant(artifact, accuracies[artifact.setting], measured.get(artifact.setting))
+        for artifact in artifacts
+    )
+    return Report(
+        model=source.name,
+        source=source.origin,
+        ties=ties,
+        target=target.name,
+        target_title=target.title,
+        device="local",
+        measured_on=f"this machine ({cpu_name()})",
+        threads=options.threads,
+        axis=axis,
+        variants=variants,
+        waterfall=waterfall(ties.unique_bytes, source.checkpoint_bytes, variants),
+        environment=environment,
+        notes=_notes(source, artifacts),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _measure(
+    artifacts: Sequence[Artifact],
+    paths: Mapping[str, Path],
+    axis: str,
+    sizes: Sequence[int],
+    options: Options,
+    tell: Step,
+) -> tuple[dict[str, Measured], Environment]:
+    if not options.profile:
+        return {}, read_environment("onnxruntime")
+    candidates = {a.setting: Candidate(paths[a.setting], a.session_options) for a in artifacts}
+    swapped = swapped_bytes()
+    measured = measure(
+        candidates,
+        artifacts[0].inputs,
+        axis=axis,
+        sizes=sizes,
+        threads=options.threads,
+        budget=options.budget,
+        on_step=tell,
+    )
+    return measured, read_environment("onnxruntime", swapped=swapped_bytes() != swapped)
+
+
+def _notes(source: Source, artifacts: Sequence[Artifact]) -> tuple[str, ...]:
+    notes = []
+    if "random weights" in source.origin:
+        notes.append("The weights are random: sizes and times are real, accuracy is not.")
+    if min(artifact.unique_bytes for artifact in artifacts) < 4_000_000:
+        notes.append("In so small a model the runtime's own data is a good part of the memory.")
+    return tuple(notes)
+
+
+def _variant(artifact: Artifact, accuracy: float | None, measured: Measured | None) -> Variant:
+    return Variant(
+        name=artifact.setting,
+        format=artifact.format,
+        runtime="onnxruntime",
+        precision=artifact.precision,
+        path=artifact.path,
+        file_bytes=artifact.bytes,
+        weight_bytes=artifact.weight_bytes,
+        ratio=artifact.ratio,
+        form=artifact.form,
+        session_options=artifact.session_options,
+        parity=artifact.parity,
+        accuracy=accuracy,
+        load_ms=measured.load_ms if measured else None,
+        memory=measured.memory if measured else None,
+        latency_ms_by_size=measured.latency_ms_by_size if measured else {},
+    )
+
+
+def waterfall(
+    unique_bytes: int, checkpoint_bytes: int | None, variants: Sequence[Variant]
+) -> tuple[WaterfallStep, ...]:
+    """Follow the bytes from the parameters to the peak in memory, for each variant."""
+
+    def step(label: str, cause: str, sizes: Mapping[str, int | None]) -> WaterfallStep:
+        known = {name: size for name, size in sizes.items() if size is not None}
+        return WaterfallStep(label, cause, known)
+
+    names = [variant.name for variant in variants]
+    grown = {
+        v.name: v.memory.loaded_rss_bytes - v.memory.baseline_rss_bytes if v.memory else None
+        for v in variants
+    }
+    peak = {
+        v.name: v.memory.peak_rss_bytes - v.memory.baseline_rss_bytes if v.memory else None
+        for v in variants
+    }
+    steps = (
+        step("unique parameters", "each storage of the torch model once",
+             dict.fromkeys(names, unique_bytes)),
+        step("checkpoint", "the parameters, buffers and names in one file",
+             dict.fromkeys(names, checkpoint_bytes)),
+        step("ONNX", "stored tensors: constant folding gives a transposed use a copy of its own",
+             {v.name: v.weight_bytes for v in variants}),
+        step("artifact", "the graph and the names besides the stored tensors",
+             {v.name: v.file_bytes for v in variants}),
+        step("resident after load", "copies that the runtime folds or repacks for its kernels; "
+             "mapped pages are not touched yet", grown),
+        step("peak while running", "activations, scratch memory, and mapped pages as they are read",
+             peak),
+    )  # fmt: skip
+    return tuple(step for step in steps if step.bytes_by_variant)
+
+
+def profile_entries(report: Report, artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
+    """Put the measurements into the manifest's form, one entry an artifact and size."""
+    environment = asdict(report.environment)
+    entries: list[dict[str, Any]] = []
+    for variant in report.variants:
+        for size, latency in variant.latency_ms_by_size.items():
+            figures = asdict(latency)
+            for key in ("samples", "runs", "warmup"):
+                figures.pop(key)
+            memory = variant.memory
+            entries.append(
+                {
+                    "artifact": variant.path,
+                    "runtime": variant.runtime,
+                    "device": report.device,
+                    "kind": "measured",
+                    "threads": report.threads,
+                    report.axis: size,
+                    "runs": latency.runs,
+                    "warmup": latency.warmup,
+                    "latency_ms": figures,
+                    "load_ms": variant.load_ms,
+                    "peak_rss_bytes": memory.peak_rss_bytes if memory else None,
+                    "weights_resident_bytes": memory.weights_resident_bytes if memory else None,
+                    "environment": environment,
+                }
+            )
+    return entries
+
+
+def write_reports(report: Report, folder: Path) -> None:
+    """Write report.json and report.html into a bundle."""
+    write_json(report, folder / REPORT_JSON)
+    write_html(report, folder / REPORT_HTML)
+
+
+def profile(folder: Path, options: Options, on_step: Step | None = None) -> Deployed:
+    """Measure a bundle again on this machine and write its reports and manifest anew.
+
+    The naive export is measured as well where the bundle was exported with it.
+
+    Raises:
+        BadFileError: the folder is no bundle, or a file of it is damaged.
+        MeasureError: an artifact cannot be run.
+    """
+    tell = on_step or (lambda _: None)
+    manifest = read_manifest(folder)
+    report = read_json(folder / REPORT_JSON)
+    artifacts = artifacts_of(manifest, folder / MANIFEST)
+    _check_files(artifacts, folder)
+    present = [a for a in artifacts if (folder / a.path).is_file()]
+    paths = {a.setting: folder / a.path for a in present}
+    sizes = options.sizes or axis_of(present[0].inputs)[1]
+    measured, environment = _measure(present, paths, report.axis, sizes, options, tell)
+    before = {variant.name: variant for variant in report.variants}
+    variants = tuple(
+        _variant(a, before[a.setting].accuracy, measured.get(a.setting)) for a in artifacts
+    )
+    checkpoint = {step.label: step for step in report.waterfall}.get("checkpoint")
+    sizes_before = list(checkpoint.bytes_by_variant.values()) if checkpoint else [None]
+    report = replace(
+        report,
+        device="local",
+        measured_on=f"this machine ({cpu_name()})",
+        threads=options.threads,
+        variants=variants,
+        waterfall=waterfall(report.ties.unique_bytes, sizes_before[0], variants),
+        environment=environment,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    manifest["profile"] = profile_entries(report, artifacts)
+    write_reports(report, folder)
+    write_manifest(manifest, folder)
+    return Deployed(folder, report, manifest)
+
+
+def _check_files(artifacts: Sequence[Artifact], folder: Path) -> None:
+    """Hold the files of a bundle against the digests in its manifest."""
+    for artifact in artifacts:
+        for name, digest in artifact.sha256.items():
+            file = (folder / artifact.path).parent / name
+            if artifact.setting == NAIVE and not file.is_file():
+                continue  # kept only when asked for
+            if not file.is_file():
+                raise BadFileError(f"{folder} lacks {name}; export it again")
+            if sha256_of(file) != digest:
+                raise BadFileError(f"{file} is not what was exported (sha256 differs); export it")

@@ -1,0 +1,239 @@
+"""Where a model comes from: a zoo name, a factory, an exported program or a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from export.capture import DynamicShapes, example_inputs_of, trace
+from export.errors import BadFileError, UnknownNameError, UserError
+from weightspace import zoo
+from weightspace.checkpoint import CheckpointError, load_checkpoint, read_metadata
+from weightspace.data import Images, load_slice, preprocess
+from weightspace.models import MODELS
+from weightspace.models.spec import ModelSpec
+
+BATCH, SEQUENCE = "batch", "sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A traced model and all that an export needs to know of it.
+
+    Args:
+        name: for the bundle and the report.
+        origin: where it came from, in words.
+        dynamic_shapes: for each input its varying axes, as axis to name.
+        classes: number of classes of a classifier; None otherwise.
+        images: labelled samples that the model was made for, if any.
+        checkpoint_bytes: size of the checkpoint file; None without one.
+    """
+
+    name: str
+    origin: str
+    program: ExportedProgram
+    dynamic_shapes: DynamicShapes
+    input_names: tuple[str, ...] | None
+    output_names: tuple[str, ...] | None
+    classes: int | None = None
+    images: Images | None = None
+    checkpoint_bytes: int | None = None
+
+    def reference(self, inputs: Sequence[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        """Run torch on the inputs, in parts of 250 samples where the batch may vary."""
+        module = self.program.module()
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+        varies = bool(self.dynamic_shapes) and 0 in (self.dynamic_shapes[0] or {})
+        step = 250 if varies else max(1, len(tensors[0]))
+        parts: list[list[Tensor]] = []
+        with torch.no_grad():
+            for start in range(0, len(tensors[0]), step):
+                output = module(*(tensor[start : start + step] for tensor in tensors))
+                parts.append([output] if isinstance(output, Tensor) else _flat(output))
+        return [
+            torch.cat(part).numpy() if varies else part[0].numpy()
+            for part in zip(*parts, strict=True)
+        ]
+
+    def parity_inputs(self) -> tuple[list[NDArray[np.generic]], str]:
+        """Give the samples to compare on, and words for where they are from."""
+        if self.images is not None:
+            return [preprocess(self.images.pixels)], "Fashion-MNIST, first 1,000 test images"
+        examples = [tensor.numpy() for tensor in example_inputs_of(self.program)]
+        return list(examples), "the model's example inputs"
+
+
+def resolve(name: str) -> Source:
+    """Find a model and trace it.
+
+    Args:
+        name: a zoo name, ``package.module:factory``, a ``.pt2`` or a ``.safetensors`` file.
+
+    Raises:
+        UnknownNameError: no model has this name.
+        UserError: the factory cannot be imported or gives something else than a model.
+        BadFileError: a file is missing, corrupt, unsafe to read or of another architecture.
+        CaptureError: torch cannot trace the model.
+    """
+    if name in MODELS:
+        spec = MODELS[name]
+        return _from_spec(spec, zoo.path_of(spec.checkpoint) if spec.checkpoint else None, name)
+    if name.endswith(".safetensors"):
+        return _from_checkpoint(Path(name))
+    if name.endswith(".pt2"):
+        return _from_program(Path(name))
+    if Path(name).suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
+        raise BadFileError(
+            f"{name} may hold a pickle, which can run code when it is read; "
+            "save the weights as .safetensors, or the program with torch.export.save as .pt2"
+        )
+    if ":" in name:
+        return _from_factory(name)
+    raise UnknownNameError.near("model", name, MODELS, "weightspace models")
+
+
+def _from_spec(spec: ModelSpec, checkpoint: Path | None, origin: str) -> Source:
+    torch.manual_seed(0)
+    module = spec.build()
+    if checkpoint is not None:
+        try:
+            load_checkpoint(module, checkpoint)
+        except CheckpointError as error:
+            raise BadFileError(str(error)) from error
+    shapes = ({0: BATCH},)
+    small = spec.input_shape == (1, 28, 28) and checkpoint is not None
+    return Source(
+        name=spec.name,
+        origin=origin if checkpoint is not None else f"{origin} (random weights)",
+        program=trace(module, spec.example_inputs(batch=8 if small else 2), shapes),
+        dynamic_shapes=shapes,
+        input_names=(spec.input_name,),
+        output_names=(spec.output_name,),
+        classes=spec.classes,
+        images=load_slice() if small else None,
+        checkpoint_bytes=checkpoint.stat().st_size if checkpoint is not None else None,
+    )
+
+
+def _from_checkpoint(path: Path) -> Source:
+    try:
+        name = read_metadata(path).get("model")
+    except CheckpointError as error:
+        raise BadFileError(str(error)) from error
+    if name not in MODELS:
+        raise BadFileError(
+            f"{path} does not say which model it belongs to (its header has no known 'model'); "
+            "pass a factory as package.module:factory instead"
+        )
+    return _from_spec(MODELS[name], path, path.name)
+
+
+def _from_factory(name: str) -> Source:
+    """Call a user's factory; see docs/models.md for what it may return."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"factory {name!r} cannot be imported: {error}") from error
+    made = factory()
+    parts = made if isinstance(made, tuple) else (made,)
+    module = parts[0]
+    if not isinstance(module, nn.Module):
+        raise UserError(f"factory {name!r} gave a {type(module).__name__}, not a torch module")
+    inputs = parts[1] if len(parts) > 1 else getattr(module, "example_inputs", None)
+    inputs = inputs() if callable(inputs) else inputs
+    if not isinstance(inputs, tuple) or not all(isinstance(x, Tensor) for x in inputs):
+        raise UserError(
+            f"factory {name!r} gave no example inputs; return (module, (tensor, ...)) or "
+            "(module, (tensor, ...), ({0: 'batch'}, ...))"
+        )
+    shapes: DynamicShapes = parts[2] if len(parts) > 2 else ()
+    program = trace(module, inputs, shapes or None)
+    return Source(attribute, name, program, shapes, None, None)
+
+
+def _from_program(path: Path) -> Source:
+    _check_archive(path)
+    try:
+        program = torch.export.load(path)
+    except Exception as error:
+        raise BadFileError(f"{path} is not a readable exported program: {error}") from error
+    named = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    shapes: list[Mapping[int, str]] = []
+    for name in program.graph_signature.user_inputs:
+        value = named[str(name)].meta.get("val")
+        axes = {} if value is None else _varying(value)
+        shapes.append(axes)
+    return Source(path.stem, path.name, program, shapes, None, None)
+
+
+def _varying(value: Tensor) -> dict[int, str]:
+    """Name a program's symbolic axes: the first is the batch, the next the sequence."""
+    axes = [axis for axis, size in enumerate(value.shape) if not isinstance(size, int)]
+    return {axis: BATCH if axis == 0 else SEQUENCE if axis == 1 else f"d{axis}" for axis in axes}
+
+
+_PICKLE_STARTS = (b"\x80", b"PK")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an exported program that holds a pickle with anything but plain tensors.
+
+    torch.export.load unpickles some parts of the archive without restrictions, so every part
+    that is a pickle is first read with ``weights_only=True``, which runs no code.
+
+    Raises:
+        BadFileError: the file is missing, is no archive, or holds such a pickle.
+    """
+    if not path.is_file():
+        raise BadFileError(f"{path} is not a file; save one with torch.export.save")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                content = archive.read(name)
+                if "custom_obj" in name or _is_unsafe(name, content):
+                    raise BadFileError(
+                        f"{path} holds a pickle with code ({name}) and is not read; "
+                        "save the program again without custom objects"
+                    )
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise BadFileError(
+            f"{path} is not a whole exported program ({error}); save it again"
+        ) from error
+
+
+def _is_unsafe(name: str, content: bytes) -> bool:
+    if name.endswith(".json"):
+        return _names_pickles(content)
+    if not content.startswith(_PICKLE_STARTS):
+        return False
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except Exception:  # whatever is wrong with it, it is not plain tensors
+        return True
+    return False
+
+
+def _names_pickles(content: bytes) -> bool:
+    """Whether an archive's index says that one of its parts is a pickle."""
+    try:
+        return '"use_pickle": true' in json.dumps(json.loads(content))
+    except ValueError:
+        return False
+
+
+def _flat(output: Any) -> list[Tensor]:
+    leaves, _ = torch.utils._pytree.tree_flatten(output)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -1,0 +1,70 @@
+"""ONNX Runtime: which form each setting takes, and why.
+
+No form wins at every shape and on every processor. What was measured is in docs/forms.md, and
+``make bench`` measures it again. All forms hold under the runtime's default session options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from export.onnx_io import save_model
+from export.passes import run_pipeline
+
+LATENCY_FIRST = "latency-first"
+MEMORY_FIRST = "memory-first"
+SETTINGS = (LATENCY_FIRST, MEMORY_FIRST)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A way to write tied weights for ONNX Runtime.
+
+    Args:
+        pipeline: the passes that write it.
+        words: what the runtime does with it.
+        mapped: whether the weights must be in a file of their own, to be mapped into memory.
+    """
+
+    pipeline: str
+    words: str
+    mapped: bool = False
+
+
+REPACKED = Form(
+    "ort-repacked",
+    "Gemm with the transpose as an attribute; stored once, repacked by the runtime for each use",
+)
+SHARED = Form(
+    "ort-shared",
+    "Gemm on a weight that is an input with a default; both uses read the stored copy",
+)
+MAPPED = Form(
+    "ort-mapped",
+    "every weight an input with a default, in a file that is mapped; nothing is repacked",
+    mapped=True,
+)
+
+# In order of preference. The first is never slower than the naive export on what was measured;
+# the others are faster for some models and slower for others, so they must be timed to be taken.
+CANDIDATES: dict[str, tuple[Form, ...]] = {
+    LATENCY_FIRST: (REPACKED, SHARED),
+    MEMORY_FIRST: (MAPPED,),
+}
+
+
+def write_form(
+    canonical: ir.Model, form: Form, path: Path, on_pass: Callable[[str], None] | None = None
+) -> list[Path]:
+    """Write a canonical graph in one form; the graph itself is left as it is.
+
+    Raises:
+        WeightspaceError: a pass failed, or the file could not be written.
+    """
+    model = canonical.clone()
+    run_pipeline(form.pipeline, model, on_pass)
+    return save_model(model, path, external=True if form.mapped else None)
