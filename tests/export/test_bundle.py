@@ -42,9 +42,13 @@ def test_an_interrupted_export_harms_nothing(tmp_path, error):
     out = tmp_path / "out"
     with new_bundle(out) as folder:
         fill(folder, "old")
-    with pytest.raises(error), new_bundle(out) as folder:
-        fill(folder, "half")
-        raise error
+    def fail_half_way():
+        with new_bundle(out) as folder:
+            fill(folder, "half")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
     assert (out / "model.onnx").read_text() == "old"
     assert leftovers(out) == []
 

@@ -21,7 +21,7 @@ def test_equal_outputs_have_no_error():
 
 def test_the_figures_are_those_of_the_definitions():
     y = np.array([[1.0, -4.0, 2.0]])
-    found = parity(y, y + [[0.0, 0.2, 0.0]], classifier=True)
+    found = parity(y, y + np.array([[0.0, 0.2, 0.0]]), classifier=True)
     assert found.max_abs == pytest.approx(0.2)
     assert found.max_rel == pytest.approx(0.05)  # over the largest magnitude, 4
     assert found.psnr_db == pytest.approx(10 * np.log10(16 / (0.04 / 3)))
