@@ -42,6 +42,7 @@ def test_an_interrupted_export_harms_nothing(tmp_path, error):
     out = tmp_path / "out"
     with new_bundle(out) as folder:
         fill(folder, "old")
+
     def fail_half_way():
         with new_bundle(out) as folder:
             fill(folder, "half")

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from export.audit import find_duplicates
+from export.passes import PIPELINES, run_pipeline
+from export.stored import stored_bytes
+from tests.export.conftest import run_onnx
+from tests.export.random_graphs import random_graphs
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=random_graphs())
+def test_passes_keep_outputs_and_never_store_more(pipeline, case):
+    model, feeds = case
+    (expected,) = run_onnx(model, feeds, optimize=False)
+    before = stored_bytes(model)
+    for name in dict.fromkeys(("canonical", pipeline)):
+        run_pipeline(name, model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert stored_bytes(model) <= before
+    for optimize in (False, True):
+        (found,) = run_onnx(model, feeds, optimize=optimize)
+        # float32: a norm folded into a filter rounds once more than the two operators did
+        scale = max(1.0, float(abs(expected).max()))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * scale)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=random_graphs())
+def test_nothing_tied_is_stored_twice(case):
+    model, _ = case
+    run_pipeline("canonical", model)
+    assert list(find_duplicates(model)) == []
