@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from devices.report.units import format_bytes, format_ratio
-from export.errors import UnknownNameError, UserError, WeightspaceError
+from export.errors import MissingExtraError, UnknownNameError, UserError, WeightspaceError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+# Packages that this project imports only where they are needed, and the extra that brings each.
+EXTRAS = {"torch": "torch", "onnxscript": "torch", "onnxsim": "torch", "onnxruntime": "ort"}
 
 app = typer.Typer(
     name="weightspace",
@@ -275,6 +277,13 @@ def _run(command: Callable[[], Any]) -> None:
     except WeightspaceError as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRAS:
+            raise
+        missing = MissingExtraError.of(package, EXTRAS[package])
+        err.print(f"error: {missing}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(missing.exit_code)
     except KeyboardInterrupt:
         err.print("interrupted; nothing was written", style="yellow")
         sys.exit(INTERRUPTED)

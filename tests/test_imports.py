@@ -1,0 +1,82 @@
+"""The packages import one way only, and heavy packages stay out of the core."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "weightspace": set(),
+    "export": set(),
+    "runtimes": {"export"},
+    "devices": {"weightspace", "export", "runtimes"},
+}
+HANDS_OVER = {ROOT / "export" / "__main__.py"}  # python -m export is the command line
+VENDORS = {"onnxruntime", "onnxsim", "onnxscript", "matplotlib", "transformers"}
+
+
+def modules() -> list[Path]:
+    return [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    ours = imported(ast.parse(path.read_text())) & set(ALLOWED)
+    if path not in HANDS_OVER:
+        assert ours <= ALLOWED[package] | {package}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_vendor_packages_are_imported_inside_functions(path):
+    top = ast.Module(
+        [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)],
+        [],
+    )
+    assert not imported(top) & VENDORS
+
+
+def test_the_command_line_starts_without_any_heavy_package():
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnxruntime', 'onnxsim', 'onnxscript', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"  # importing it fails as if it were not installed
+        "import devices.cli, export, runtimes, weightspace, export.audit, devices.target\n"
+        "devices.cli.app(['targets'], standalone_mode=False)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "raspberry-pi-5" in done.stdout
+
+
+def test_a_missing_extra_names_its_install_command():
+    code = (
+        "import sys\n"
+        "sys.modules['onnxruntime'] = None\n"
+        "sys.argv = ['weightspace', 'export', '--model', 'vit-pe-fmnist', '--out', 'absent']\n"
+        "from devices.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 2
+    assert "pip install 'weightspace[ort]'" in done.stderr
+    assert not (ROOT / "absent").exists()
