@@ -27,11 +27,6 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def give_the_norms_values(module):
     """Batch norms start as the identity with zero means; give them something to do."""
     for part in module.modules():

@@ -26,11 +26,6 @@ def on_meta(name):
         return MODELS[name].build()
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def test_there_are_tied_models_and_small_ones():
     assert len(TIED) >= 7
     assert SMALL == ["vit-pe-fmnist", "vit-fmnist", "resnet-pe-fmnist", "resnet-fmnist"]
