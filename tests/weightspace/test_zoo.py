@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from export.ties import unique_parameters
+from weightspace import zoo
+from weightspace.checkpoint import load_checkpoint, read_tensors
+from weightspace.data import DEFAULT_FOLDER, load_fashion_mnist, load_slice
+from weightspace.models import MODELS
+from weightspace.train import Card, accuracy_of
+
+SHIPPED = [name for name, spec in MODELS.items() if spec.checkpoint]
+
+
+def card_of(name):
+    card = zoo.card_of(name)
+    assert card is not None, f"the card of {name} is missing"
+    return Card(**card)
+
+
+def trained(name):
+    module = MODELS[name].build()
+    path = zoo.path_of(MODELS[name].checkpoint)
+    assert path.is_file(), f"the checkpoint of {name} is missing"
+    return module, load_checkpoint(module, path)
+
+
+def test_all_models_for_fashion_mnist_are_shipped_and_no_other():
+    assert SHIPPED == [name for name, spec in MODELS.items() if spec.input_shape == (1, 28, 28)]
+    assert SHIPPED == ["vit-pe-fmnist", "vit-fmnist", "resnet-pe-fmnist", "resnet-fmnist"]
+    files = {path.name for path in zoo.path_of("").glob("*.safetensors")}
+    assert files == {MODELS[name].checkpoint for name in SHIPPED}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_checkpoint_loads_and_names_its_model(name):
+    module, metadata = trained(name)
+    assert metadata["model"] == name
+    stored, _ = read_tensors(zoo.path_of(MODELS[name].checkpoint))
+    parameters = dict(module.named_parameters())
+    assert sum(stored[key].numel() for key in parameters) == unique_parameters(module)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_card_tells_all_that_is_needed_to_train_again(name):
+    card = zoo.card_of(name)
+    assert card is not None, f"the card of {name} is missing"
+    assert set(card) == {field.name for field in fields(Card)}
+    spec = MODELS[name]
+    assert (card["model"], card["title"], card["twin"]) == (name, spec.title, spec.twin)
+    assert card["parameters"] == unique_parameters(spec.build())
+    assert card["command"] == (
+        f"weightspace train {name} --epochs {card['epochs']} --seed {card['seed']}"
+    )
+    assert card["steps"] == card["epochs"] * 469  # 60,000 images in batches of 128
+    assert card["data"] == "Fashion-MNIST, 60,000 training images"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_images_are_classified_as_well_as_the_card_says(name):
+    module, _ = trained(name)
+    assert accuracy_of(module, load_slice()) == pytest.approx(card_of(name).test_accuracy, abs=0.03)
+
+
+# One of each kind; the others differ by their weights alone, and a model takes some seconds.
+@pytest.mark.skipif(not DEFAULT_FOLDER.is_dir(), reason=f"the data set is not in {DEFAULT_FOLDER}")
+@pytest.mark.parametrize("name", ["vit-pe-fmnist", "resnet-pe-fmnist"])
+def test_all_test_images_are_classified_as_well_as_the_card_says(name):
+    module, _ = trained(name)
+    accuracy = accuracy_of(module, load_fashion_mnist(train=False))
+    assert accuracy == pytest.approx(card_of(name).test_accuracy, abs=0.002)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_nine_of_ten_test_images_are_classified_right(name):
+    assert 0.90 <= card_of(name).test_accuracy < 1
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if MODELS[name].twin])
+def test_a_tied_model_is_within_a_point_of_its_twin_that_was_trained_alike(name):
+    card, twin = card_of(name), card_of(MODELS[name].twin)
+    assert card.test_accuracy >= twin.test_accuracy - 0.01
+    assert card.parameters < twin.parameters
+    assert (card.epochs, card.seed, card.steps) == (twin.epochs, twin.seed, twin.steps)
+
+
+def test_all_checkpoints_together_are_small():
+    paths = [zoo.path_of(MODELS[name].checkpoint) for name in SHIPPED]
+    assert all(path.is_file() for path in paths), "a checkpoint is missing"
+    assert sum(path.stat().st_size for path in paths) < 8_000_000
+
+
+def test_a_model_without_a_checkpoint_has_no_card():
+    assert zoo.card_of("vit-b16") is None
