@@ -151,7 +151,7 @@ def run(case: Case, budget: Budget, threads: int, console: Console) -> None:
         table.add_row("", *(f"{count / unique:.3f}" for count in tools.values()))
         console.print(table)
 
-        session = open_session(candidates["naive"].path)
+        session = open_session(candidates[CANDIDATES[MEMORY_FIRST][0].pipeline].path)
         specs, axis = session.inputs, axis_of(session.inputs)[0]
         session.close()
         with console.status("timing") as status:

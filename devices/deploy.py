@@ -38,7 +38,7 @@ from export.naive import write_naive
 from export.parity import compare_outputs
 from export.parity import enforce as enforce_parity
 from export.passes import run_pipeline
-from export.records import Artifact, Parity, TieMap
+from export.records import Artifact, Parity, TensorSpec, TieMap
 from runtimes.bench import QUICK, Budget
 from runtimes.environment import cpu_name, read_environment, swapped_bytes
 from runtimes.ort import open_session
@@ -172,7 +172,7 @@ def choose_form(
             path = Path(scratch) / f"{form.pipeline}.onnx"
             write_form(canonical, form, path)
             candidates[form.pipeline] = Candidate(path)
-        specs = _inputs_of(naive)
+        specs = _inputs_of(path)  # ours: the naive export does not keep the names of the axes
         axis, sizes = axis_of(specs)
         timed = time_side_by_side(
             candidates, specs, axis=axis, sizes=options.sizes or sizes,
@@ -190,7 +190,12 @@ def _mean_ratio(timed: Mapping[int, Mapping[str, Latency]], name: str) -> float:
     return math.exp(sum(logs) / len(logs))
 
 
-def _inputs_of(path: Path) -> tuple[Any, ...]:
+def _named_inputs(artifacts: Sequence[Artifact]) -> tuple[TensorSpec, ...]:
+    """Take the inputs from an artifact of ours: the naive export names axes as torch does."""
+    return next(artifact.inputs for artifact in artifacts if artifact.setting != NAIVE)
+
+
+def _inputs_of(path: Path) -> tuple[TensorSpec, ...]:
     session = open_session(path)
     specs = session.inputs
     session.close()
@@ -322,7 +327,7 @@ def make_report(
 ) -> Report:
     """Measure all artifacts side by side and put everything into one report."""
     paths = {a.setting: naive if a.setting == NAIVE else folder / a.path for a in artifacts}
-    axis, sizes = axis_of(artifacts[0].inputs)
+    axis, sizes = axis_of(_named_inputs(artifacts))
     measured, environment = _measure(artifacts, paths, axis, options.sizes or sizes, options, tell)
     variants = tuple(
         _variant(artifact, accuracies[artifact.setting], measured.get(artifact.setting))
@@ -360,7 +365,7 @@ def _measure(
     swapped = swapped_bytes()
     measured = measure(
         candidates,
-        artifacts[0].inputs,
+        _named_inputs(artifacts),
         axis=axis,
         sizes=sizes,
         threads=options.threads,
@@ -486,7 +491,7 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     _check_files(artifacts, folder)
     present = [a for a in artifacts if (folder / a.path).is_file()]
     paths = {a.setting: folder / a.path for a in present}
-    sizes = options.sizes or axis_of(present[0].inputs)[1]
+    sizes = options.sizes or axis_of(_named_inputs(present))[1]
     measured, environment = _measure(present, paths, report.axis, sizes, options, tell)
     before = {variant.name: variant for variant in report.variants}
     variants = tuple(
