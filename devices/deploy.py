@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from devices.measure import Candidate, Measured, axis_of, measure, time_side_by_side
 from devices.report.html_form import write_html
 from devices.report.json_form import read_json, write_json
-from devices.report.record import Report, Variant, WaterfallStep
+from devices.report.record import Report
+from devices.results import (
+    notes_on,
+    profile_entries,
+    variant_of,
+    waterfall,
+    with_measurements,
+)
 from devices.source import Source, resolve
 from devices.target import Target, require_format
 from export.audit import Audit, audit_file, enforce
@@ -46,6 +53,7 @@ from runtimes.records import Environment, Latency
 from weightspace.data import Images
 
 NAIVE = "naive"
+NAIVE_PATH = "naive/model.onnx"
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 PRODUCERS = ("weightspace", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime")
 # Enough to tell forms that differ by a tenth; the profile measures them properly afterwards.
@@ -121,8 +129,8 @@ def deploy(
             ties=ties,
             target=target.name,
             precision=artifacts[0].precision,
-            artifacts=artifacts,
-            profile=profile_entries(report, artifacts),
+            artifacts=[artifact for artifact in artifacts if artifact.setting != NAIVE],
+            profile=profile_entries(report),
         )
         write_manifest(manifest, folder)
     return Deployed(out, report, manifest)
@@ -143,7 +151,7 @@ def capture_canonical(source: Source, tell: Step) -> tuple[TieMap, ir.Model]:
 
 def make_naive(source: Source, folder: Path) -> Path:
     """Write the export that everyone makes."""
-    path = folder / NAIVE / "model.onnx"
+    path = folder / NAIVE_PATH
     path.parent.mkdir()
     write_naive(
         source.program, path, input_names=source.input_names, output_names=source.output_names
@@ -257,7 +265,7 @@ def _artifact(
     session = open_session(path)
     files = sorted(path.parent.glob(f"{path.name}*"))
     return Artifact(
-        path=path.name if setting != NAIVE else f"{NAIVE}/{path.name}",
+        path=path.name if setting != NAIVE else NAIVE_PATH,
         format="onnx",
         setting=setting,
         precision=ties.stored[0].dtype if ties.stored else "float32",
@@ -328,10 +336,15 @@ def make_report(
     """Measure all artifacts side by side and put everything into one report."""
     paths = {a.setting: naive if a.setting == NAIVE else folder / a.path for a in artifacts}
     axis, sizes = axis_of(_named_inputs(artifacts))
-    measured, environment = _measure(artifacts, paths, axis, options.sizes or sizes, options, tell)
+    inputs = _named_inputs(artifacts)
+    candidates = {a.setting: Candidate(paths[a.setting], a.session_options) for a in artifacts}
+    sizes = options.sizes or sizes
+    measured, environment = _measure(candidates, inputs, axis, sizes, options, tell)
     variants = tuple(
-        _variant(artifact, accuracies[artifact.setting], measured.get(artifact.setting))
-        for artifact in artifacts
+        with_measurements(
+            variant_of(a, accuracies[a.setting], paths[a.setting], folder), measured.get(a.setting)
+        )
+        for a in artifacts
     )
     return Report(
         model=source.name,
@@ -346,14 +359,14 @@ def make_report(
         variants=variants,
         waterfall=waterfall(ties.unique_bytes, source.checkpoint_bytes, variants),
         environment=environment,
-        notes=_notes(source, artifacts),
+        notes=notes_on(source.origin, artifacts),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
 def _measure(
-    artifacts: Sequence[Artifact],
-    paths: Mapping[str, Path],
+    candidates: Mapping[str, Candidate],
+    inputs: Sequence[TensorSpec],
     axis: str,
     sizes: Sequence[int],
     options: Options,
@@ -361,11 +374,10 @@ def _measure(
 ) -> tuple[dict[str, Measured], Environment]:
     if not options.profile:
         return {}, read_environment("onnxruntime")
-    candidates = {a.setting: Candidate(paths[a.setting], a.session_options) for a in artifacts}
     swapped = swapped_bytes()
     measured = measure(
         candidates,
-        _named_inputs(artifacts),
+        inputs,
         axis=axis,
         sizes=sizes,
         threads=options.threads,
@@ -373,100 +385,6 @@ def _measure(
         on_step=tell,
     )
     return measured, read_environment("onnxruntime", swapped=swapped_bytes() != swapped)
-
-
-def _notes(source: Source, artifacts: Sequence[Artifact]) -> tuple[str, ...]:
-    notes = []
-    if "random weights" in source.origin:
-        notes.append("The weights are random: sizes and times are real, accuracy is not.")
-    if min(artifact.unique_bytes for artifact in artifacts) < 4_000_000:
-        notes.append("In so small a model the runtime's own data is a good part of the memory.")
-    return tuple(notes)
-
-
-def _variant(artifact: Artifact, accuracy: float | None, measured: Measured | None) -> Variant:
-    return Variant(
-        name=artifact.setting,
-        format=artifact.format,
-        runtime="onnxruntime",
-        precision=artifact.precision,
-        path=artifact.path,
-        file_bytes=artifact.bytes,
-        weight_bytes=artifact.weight_bytes,
-        ratio=artifact.ratio,
-        form=artifact.form,
-        session_options=artifact.session_options,
-        parity=artifact.parity,
-        accuracy=accuracy,
-        load_ms=measured.load_ms if measured else None,
-        memory=measured.memory if measured else None,
-        latency_ms_by_size=measured.latency_ms_by_size if measured else {},
-    )
-
-
-def waterfall(
-    unique_bytes: int, checkpoint_bytes: int | None, variants: Sequence[Variant]
-) -> tuple[WaterfallStep, ...]:
-    """Follow the bytes from the parameters to the peak in memory, for each variant."""
-
-    def step(label: str, cause: str, sizes: Mapping[str, int | None]) -> WaterfallStep:
-        known = {name: size for name, size in sizes.items() if size is not None}
-        return WaterfallStep(label, cause, known)
-
-    names = [variant.name for variant in variants]
-    grown = {
-        v.name: v.memory.loaded_rss_bytes - v.memory.baseline_rss_bytes if v.memory else None
-        for v in variants
-    }
-    peak = {
-        v.name: v.memory.peak_rss_bytes - v.memory.baseline_rss_bytes if v.memory else None
-        for v in variants
-    }
-    steps = (
-        step("unique parameters", "each storage of the torch model once",
-             dict.fromkeys(names, unique_bytes)),
-        step("checkpoint", "the parameters, buffers and names in one file",
-             dict.fromkeys(names, checkpoint_bytes)),
-        step("ONNX", "stored tensors: constant folding gives a transposed use a copy of its own",
-             {v.name: v.weight_bytes for v in variants}),
-        step("artifact", "the graph and the names besides the stored tensors",
-             {v.name: v.file_bytes for v in variants}),
-        step("resident after load", "copies that the runtime folds or repacks for its kernels; "
-             "mapped pages are not touched yet", grown),
-        step("peak while running", "activations, scratch memory, and mapped pages as they are read",
-             peak),
-    )  # fmt: skip
-    return tuple(step for step in steps if step.bytes_by_variant)
-
-
-def profile_entries(report: Report, artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
-    """Put the measurements into the manifest's form, one entry an artifact and size."""
-    environment = asdict(report.environment)
-    entries: list[dict[str, Any]] = []
-    for variant in report.variants:
-        for size, latency in variant.latency_ms_by_size.items():
-            figures = asdict(latency)
-            for key in ("samples", "runs", "warmup"):
-                figures.pop(key)
-            memory = variant.memory
-            entries.append(
-                {
-                    "artifact": variant.path,
-                    "runtime": variant.runtime,
-                    "device": report.device,
-                    "kind": "measured",
-                    "threads": report.threads,
-                    report.axis: size,
-                    "runs": latency.runs,
-                    "warmup": latency.warmup,
-                    "latency_ms": figures,
-                    "load_ms": variant.load_ms,
-                    "peak_rss_bytes": memory.peak_rss_bytes if memory else None,
-                    "weights_resident_bytes": memory.weights_resident_bytes if memory else None,
-                    "environment": environment,
-                }
-            )
-    return entries
 
 
 def write_reports(report: Report, folder: Path) -> None:
@@ -489,27 +407,26 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     report = read_json(folder / REPORT_JSON)
     artifacts = artifacts_of(manifest, folder / MANIFEST)
     _check_files(artifacts, folder)
-    present = [a for a in artifacts if (folder / a.path).is_file()]
-    paths = {a.setting: folder / a.path for a in present}
-    sizes = options.sizes or axis_of(_named_inputs(present))[1]
-    measured, environment = _measure(present, paths, report.axis, sizes, options, tell)
-    before = {variant.name: variant for variant in report.variants}
-    variants = tuple(
-        _variant(a, before[a.setting].accuracy, measured.get(a.setting)) for a in artifacts
-    )
-    checkpoint = {step.label: step for step in report.waterfall}.get("checkpoint")
-    sizes_before = list(checkpoint.bytes_by_variant.values()) if checkpoint else [None]
+    candidates = {a.setting: Candidate(folder / a.path, a.session_options) for a in artifacts}
+    if (folder / NAIVE_PATH).is_file():
+        candidates = {NAIVE: Candidate(folder / NAIVE_PATH), **candidates}
+    inputs = artifacts[0].inputs
+    sizes = options.sizes or axis_of(inputs)[1]
+    measured, environment = _measure(candidates, inputs, report.axis, sizes, options, tell)
+    variants = tuple(with_measurements(v, measured.get(v.name)) for v in report.variants)
+    by_label = {step.label: step.bytes_by_variant for step in report.waterfall}
+    checkpoint = next(iter(by_label.get("checkpoint", {}).values()), None)
     report = replace(
         report,
         device="local",
         measured_on=f"this machine ({cpu_name()})",
         threads=options.threads,
         variants=variants,
-        waterfall=waterfall(report.ties.unique_bytes, sizes_before[0], variants),
+        waterfall=waterfall(report.ties.unique_bytes, checkpoint, variants),
         environment=environment,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    manifest["profile"] = profile_entries(report, artifacts)
+    manifest["profile"] = profile_entries(report)
     write_reports(report, folder)
     write_manifest(manifest, folder)
     return Deployed(folder, report, manifest)
@@ -520,8 +437,6 @@ def _check_files(artifacts: Sequence[Artifact], folder: Path) -> None:
     for artifact in artifacts:
         for name, digest in artifact.sha256.items():
             file = (folder / artifact.path).parent / name
-            if artifact.setting == NAIVE and not file.is_file():
-                continue  # kept only when asked for
             if not file.is_file():
                 raise BadFileError(f"{folder} lacks {name}; export it again")
             if sha256_of(file) != digest:
