@@ -9,19 +9,31 @@ from onnx import TensorProto, helper, numpy_helper
 
 def matmul(weight, *, as_input=False, x="x"):
     """Build ``y = relu(x @ weight)``; the weight is a constant, or an input with a default."""
-    rows, columns = weight.shape
-    inputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", rows])]
+    nodes = [
+        helper.make_node("MatMul", [x, "weight"], ["h"]),
+        helper.make_node("Relu", ["h"], ["y"]),
+    ]
+    return _model(nodes, weight, x, weight.shape[1], as_input=as_input)
+
+
+def tied_ffn(weight, *, as_input=False):
+    """Build ``y = relu(x @ weight) @ weight.T``: one stored tensor that is read both ways."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "weight"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "weight"], ["y"], transB=1),
+    ]
+    return _model(nodes, weight, "x", weight.shape[0], as_input=as_input)
+
+
+def _model(nodes, weight, x, columns, *, as_input):
+    inputs = [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", weight.shape[0]])]
     if as_input:
         inputs.append(helper.make_tensor_value_info("weight", TensorProto.FLOAT, weight.shape))
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", [x, "weight"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
-        "matmul",
-        inputs,
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", columns])],
-        [numpy_helper.from_array(weight, "weight")],
-    )
-    opset = helper.make_opsetid("", 20)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", columns])]
+    stored = [numpy_helper.from_array(weight, "weight")]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
 def random_weight(rows, columns):

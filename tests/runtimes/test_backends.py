@@ -38,4 +38,4 @@ def test_the_extra_of_a_backend_installs_its_package(name):
     assert backend.extra in EXTRAS
     packages = [re.split(r"[^\w.-]", requirement)[0] for requirement in EXTRAS[backend.extra]]
     assert backend.package in packages
-    assert importlib.import_module(backend.module).NAME == backend.package
+    assert backend.package == importlib.import_module(backend.module).NAME

@@ -66,7 +66,7 @@ def test_every_output_comes_back_under_its_own_name_and_type(tmp_path):
         TensorSpec("same", "float64", ()),
     )
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    outputs = session.run({"scale": np.float64(2.5), "x": x})
+    outputs = session.run({"scale": np.array(2.5), "x": x})
     assert outputs["size"].tolist() == [3]
     assert np.array_equal(outputs["turned"], x.T)
     assert outputs["same"] == 2.5
