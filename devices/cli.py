@@ -243,10 +243,11 @@ def train(
     if model not in MODELS:
         raise UnknownNameError.near("model", model, MODELS, "weightspace models")
     try:
-        card = run(
-            model, folder, data=data or DEFAULT_FOLDER, epochs=epochs, seed=seed,
-            threads=threads, console=err,
-        )  # fmt: skip
+        with _interruptible("interrupted; run the same command to go on from the last epoch"):
+            card = run(
+                model, folder, data=data or DEFAULT_FOLDER, epochs=epochs, seed=seed,
+                threads=threads, console=err,
+            )  # fmt: skip
     except ValueError as error:  # the torch side has no errors of ours: these are its refusals
         raise UserError(str(error)) from error
     if as_json:
@@ -284,9 +285,6 @@ def _run(command: Callable[[], Any]) -> None:
         missing = MissingExtraError.of(package, EXTRAS[package])
         err.print(f"error: {missing}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(missing.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing was written", style="yellow")
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader went away, as `| head` does. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -296,16 +294,27 @@ def _run(command: Callable[[], Any]) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
     """Show what happens: a spinner on a terminal, a line for each step elsewhere."""
-    if err.is_terminal:
-        with err.status("starting") as status:
-            yield status.update
-        return
 
     def line(words: str) -> None:
         if not words.endswith("%"):
             err.print(words, highlight=False, soft_wrap=True)
 
-    yield line
+    with _interruptible("interrupted; nothing was written"):
+        if err.is_terminal:
+            with err.status("starting") as status:
+                yield status.update
+        else:
+            yield line
+
+
+@contextmanager
+def _interruptible(words: str) -> Iterator[None]:
+    """Say what Ctrl-C left behind, after everything has been put in order."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(words, style="yellow", highlight=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _settings(name: str) -> tuple[str, ...]:

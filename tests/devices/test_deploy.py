@@ -1,0 +1,202 @@
+"""The whole story on real models: export, audit, parity, profile, report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from devices.deploy import Options, capture_canonical, deploy, profile
+from devices.report.json_form import read_json
+from devices.source import resolve
+from devices.target import find_target
+from export.audit import LIMIT, audit_file, audit_model
+from export.errors import BadFileError
+from export.lower.ort import CANDIDATES, REPACKED, write_form
+from runtimes.bench import BRIEF
+from runtimes.ort import open_session
+from weightspace.layers import TiedFFN
+from weightspace.models import MODELS
+
+TRAINED = [name for name, spec in MODELS.items() if spec.checkpoint]
+QUIET = Options(profile=False)
+BRIEFLY = Options(budget=BRIEF, keep_naive=True)
+
+
+def silent(_: str) -> None:
+    """Take no notice of the steps."""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "out"
+    deploy("vit-pe-fmnist", find_target("raspberry-pi"), out, BRIEFLY)
+    return out
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_trained_model_arrives_at_one_copy_and_agrees_with_torch(name, tmp_path):
+    done = deploy(name, find_target("local"), tmp_path / "out", QUIET)
+    tied = bool(done.report.ties.ties)
+    assert tied == (MODELS[name].twin is not None)
+    naive, *ours = done.report.variants
+    assert (naive.ratio > 1.1) == tied
+    for variant in ours:
+        assert variant.ratio <= LIMIT
+        assert variant.parity.max_rel <= 1e-4
+        assert variant.parity.inputs == 1000
+        assert variant.parity.top1_agreement == 1.0
+        assert variant.accuracy >= 0.88
+        path = tmp_path / "out" / variant.path
+        onnx.checker.check_model(str(path), full_check=True)
+        assert audit_file(path).duplicates == ()
+
+
+@pytest.mark.parametrize("name", ["vit-pe-b16", "resnet50-pe", "resnet50-pe-staged"])
+def test_a_full_size_model_arrives_at_one_copy(name, tmp_path):
+    source = resolve(name)
+    ties, canonical = capture_canonical(source, silent)
+    assert audit_model(canonical, ties.unique_bytes).ratio <= LIMIT
+    for forms in CANDIDATES.values():
+        for form in forms:
+            path = tmp_path / f"{form.pipeline}.onnx"
+            write_form(canonical, form, path)
+            audit = audit_file(path)
+            assert audit.weight_bytes <= LIMIT * ties.unique_bytes
+            assert audit.duplicates == ()
+    image = MODELS[name].example_inputs(batch=1)[0].numpy()
+    (expected,) = source.reference([image])
+    (found,) = open_session(path).run({"image": image}).values()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * abs(expected).max())
+
+
+def test_the_manifest_of_a_bundle_holds_what_the_contract_says(bundle):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["target"] == {"name": "raspberry-pi-5", "precision": "float32"}
+    assert manifest["model"]["name"] == "vit-pe-fmnist"
+    # six blocks, in each one FFN, one query and one value matrix
+    assert len(manifest["model"]["ties"]) == 18
+    views = {use["view"] for tie in manifest["model"]["ties"] for use in tie["uses"]}
+    assert views == {"identity", "transpose"}
+    settings = [artifact["setting"] for artifact in manifest["artifacts"]]
+    assert settings == ["latency-first", "memory-first"]
+    for artifact in manifest["artifacts"]:
+        assert artifact["ratio"] <= 1.01 < artifact["naive_bytes"] / artifact["unique_bytes"]
+        assert (bundle / artifact["path"]).is_file()
+        assert artifact["inputs"][0]["shape"] == ["batch", 1, 28, 28]
+        assert artifact["session_options"] == {}
+        assert {"torch", "onnx", "onnxruntime", "onnxsim"} <= set(artifact["producer"])
+    kinds = {(entry["kind"], entry["device"]) for entry in manifest["profile"]}
+    assert kinds == {("measured", "local")}
+    assert {entry["artifact"] for entry in manifest["profile"]} == {
+        "naive/model.onnx", "model.latency-first.onnx", "model.memory-first.onnx",
+    }  # fmt: skip
+    entry = manifest["profile"][0]
+    assert {"first", "min", "p50", "p90", "p99", "mean", "std"} <= set(entry["latency_ms"])
+    assert entry["peak_rss_bytes"] >= entry["weights_resident_bytes"] > 0
+
+
+def test_another_architecture_gets_the_safe_form_and_says_so(bundle):
+    variants = {v.name: v for v in read_json(bundle / "report.json").variants}
+    assert variants["latency-first"].form.startswith(REPACKED.words)
+    assert "not timed on aarch64 here" in variants["latency-first"].form
+
+
+def test_the_reports_are_there_and_name_what_was_not_measured(bundle):
+    report = read_json(bundle / "report.json")
+    assert report.device == "local"
+    assert report.target == "raspberry-pi-5"
+    assert set(report.variants[0].latency_ms_by_size) == {1, 4, 16}
+    page = (bundle / "report.html").read_text()
+    assert "not a figure of the target" in page
+    labels = [step.label for step in report.waterfall]
+    assert labels == [
+        "unique parameters", "checkpoint", "ONNX", "artifact", "resident after load",
+        "peak while running",
+    ]  # fmt: skip
+
+
+def test_a_bundle_can_be_profiled_again(bundle):
+    before = (bundle / "model.latency-first.onnx").read_bytes()
+    done = profile(bundle, replace(BRIEFLY, sizes=(2,)))
+    assert [set(v.latency_ms_by_size) for v in done.report.variants] == [{2}] * 3
+    assert {entry["batch"] for entry in done.manifest["profile"]} == {2}
+    assert (bundle / "model.latency-first.onnx").read_bytes() == before
+    assert done.report.waterfall[1].label == "checkpoint"
+
+
+def test_a_changed_artifact_is_not_profiled(bundle, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    path = copy / "model.latency-first.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(BadFileError, match="sha256 differs"):
+        profile(copy, BRIEFLY)
+    path.unlink()
+    with pytest.raises(BadFileError, match=r"lacks model\.latency-first\.onnx"):
+        profile(copy, BRIEFLY)
+
+
+def make_stack():
+    torch.manual_seed(0)
+    ffn = TiedFFN(32, 64)
+    torch.nn.init.normal_(ffn.bias)
+    axes = ({0: "batch", 1: "sequence"},)
+    return torch.nn.Sequential(ffn, torch.nn.Tanh(), ffn), (torch.randn(2, 5, 32),), axes
+
+
+def make_plain():
+    module = torch.nn.Linear(8, 4)
+    module.example_inputs = (torch.randn(3, 8),)
+    return module
+
+
+def make_without_inputs():
+    return torch.nn.Linear(8, 4)
+
+
+@pytest.fixture
+def factories(monkeypatch):
+    """Make this file importable, as a user's module is from the working folder."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return "test_deploy"
+
+
+def test_a_factory_with_a_dynamic_sequence(factories, tmp_path):
+    options = replace(BRIEFLY, sizes=(1, 7))
+    done = deploy(f"{factories}:make_stack", find_target("local"), tmp_path / "out", options)
+    assert done.report.axis == "sequence"
+    uses = {tensor.name: len(tensor.uses) for tensor in done.report.ties.ties}
+    # the same layer twice, its matrix each time both ways
+    assert sorted(uses.values()) == [2, 2, 4]
+    assert all(v.ratio <= LIMIT for v in done.report.variants[1:])
+    assert "timed here" in done.report.variants[1].form
+    session = open_session(tmp_path / "out" / "model.latency-first.onnx")
+    assert session.inputs[0].shape == ("batch", "sequence", 32)
+
+
+def test_a_factory_with_fixed_shapes(factories, tmp_path):
+    done = deploy(f"{factories}:make_plain", find_target("local"), tmp_path / "out", QUIET)
+    assert done.report.variants[1].parity.inputs == 3
+
+
+def test_an_exported_program_and_a_checkpoint_give_the_same_as_the_zoo(tmp_path):
+    source = resolve("vit-pe-fmnist")
+    torch.export.save(source.program, tmp_path / "net.pt2")
+    (tmp_path / "copy.safetensors").write_bytes(
+        (Path(resolve.__code__.co_filename).parents[1] / "weightspace/zoo")
+        .joinpath("vit-pe-fmnist.safetensors")
+        .read_bytes()
+    )
+    for name in ("net.pt2", "copy.safetensors"):
+        done = deploy(str(tmp_path / name), find_target("local"), tmp_path / f"{name}.out", QUIET)
+        assert done.report.ties.unique_parameters == 304_202
+        assert done.report.variants[1].ratio <= LIMIT
+        assert done.report.variants[1].parity.max_rel <= 1e-4
