@@ -153,6 +153,17 @@ def test_external_data_that_is_missing_is_refused_in_one_line(tmp_path):
     assert refusal(path).startswith(f"onnxruntime cannot load {path}: ")
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"), [("cannot open\nat line 3\n", "cannot open"), ("", "RuntimeError")]
+)
+def test_a_long_story_of_the_runtime_is_cut_to_its_first_line(path, monkeypatch, words, reason):
+    def fails(*_, **__):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    assert refusal(path) == f"onnxruntime cannot load {path}: {reason}"
+
+
 def test_without_onnxruntime_the_extra_is_named(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(

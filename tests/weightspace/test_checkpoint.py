@@ -152,6 +152,15 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_who_reads_the_old_file_while_a_new_one_is_saved_reads_it_whole(path):
+    save_checkpoint(nn.Linear(4, 3), path)
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        save_checkpoint(nn.Linear(4, 3), path)
+        assert reader.read() == before
+    assert path.read_bytes() != before
+
+
 # ---- refusals ---------------------------------------------------------------------------------
 
 

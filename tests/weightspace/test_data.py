@@ -137,6 +137,14 @@ def test_a_gzip_file_with_a_wrong_byte_inside_is_refused(idx_folder):
         load_fashion_mnist(idx_folder, train=True)
 
 
+def test_a_gzip_file_with_an_impossible_block_is_refused(idx_folder):
+    path = idx_folder / IMAGES
+    content = bytearray(path.read_bytes())
+    content[10] |= 0b110  # the two bits after the first say how the block is packed; 11 is not used
+    with damaged(path, bytes(content)):
+        load_fashion_mnist(idx_folder, train=True)
+
+
 @pytest.mark.parametrize(
     "content",
     [

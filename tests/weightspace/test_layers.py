@@ -73,6 +73,24 @@ def test_a_new_layer_gives_outputs_of_a_sane_scale(name):
 
 
 @pytest.mark.parametrize("name", LAYERS)
+def test_a_new_matrix_keeps_the_scale_of_what_it_maps_in_both_directions(name):
+    for parameter in CASES[name][0]().parameters():
+        if parameter.dim() >= 2:
+            matrix = parameter.detach().flatten(1)
+            for used in (matrix, matrix.t()):
+                assert 0.1 < (used @ torch.randn(used.shape[1], 200)).std() < 10
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_parameter_is_used(name):
+    build, shape, _, _ = CASES[name]
+    layer = build()
+    layer(torch.randn(shape)).square().sum().backward()
+    unused = [key for key, parameter in layer.named_parameters() if parameter.grad is None]
+    assert unused == []
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_does_not_mix_the_samples_of_a_batch(name):
     build, shape, _, _ = CASES[name]
     layer, x = build().eval(), torch.randn(shape)

@@ -13,7 +13,7 @@ from rich.console import Console
 from export.ties import unique_parameters
 from weightspace import train as training
 from weightspace.checkpoint import CheckpointError, load_checkpoint, read_metadata
-from weightspace.data import DataError, load_slice, preprocess
+from weightspace.data import DataError, Images, load_slice, preprocess
 from weightspace.models import MODELS
 from weightspace.train import PEAK_RATE, SHIFT, accuracy_of, augment, learning_rate, train
 
@@ -61,6 +61,34 @@ def test_a_resumed_training_ends_with_the_same_weights(idx_folder, tmp_path, mon
     assert len(one) == len(other) > 50
     files = {f"{NAME}.safetensors", f"{NAME}.json"}
     assert {file.name for file in (tmp_path / "parts").iterdir()} == files
+
+
+def test_each_epoch_shows_every_image_once_in_an_order_of_its_own(
+    idx_folder, tmp_path, monkeypatch
+):
+    shown, real = [], training.augment
+
+    def noted(images, generator):
+        shown.extend(image.tobytes() for image in images)
+        return real(images, generator)
+
+    monkeypatch.setattr(training, "augment", noted)
+    train_briefly(tmp_path, idx_folder, limit=200)
+    first, second = shown[:200], shown[200:]
+    assert len(set(first)) == len(second) == 200
+    assert set(first) == set(second)
+    assert first != second
+
+
+def test_the_seed_decides_the_first_weights(idx_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_epoch", lambda *_: iter(()))
+    key, weights = "blocks.0.ffn.weight", []
+    for out, seed in (("one", 0), ("same", 0), ("other", 1)):
+        torch.rand(3)
+        train_briefly(tmp_path / out, idx_folder, epochs=1, seed=seed)
+        weights.append(weights_of(tmp_path / out)[key])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_the_seed_decides_the_weights(idx_folder, tmp_path):
@@ -146,18 +174,19 @@ def test_the_loss_falls_and_the_images_are_learnt(idx_folder, tmp_path, monkeypa
 
 
 def test_accuracy_is_the_share_of_right_answers_over_all_parts():
-    images = load_slice()
+    images = Images(load_slice().pixels[:800], load_slice().labels[:800])
     labels = torch.from_numpy(images.labels.astype(np.int64))
     count = itertools.count()
 
     class Knows(torch.nn.Module):
         def forward(self, x):
+            assert not self.training
             start = next(count) * 500
             answers = labels[start : start + len(x)].clone()
             answers[:100] = (answers[:100] + 1) % 10  # a hundred wrong in each of two parts
             return torch.nn.functional.one_hot(answers, 10).float()
 
-    assert accuracy_of(Knows(), images) == 0.8
+    assert accuracy_of(Knows(), images) == 600 / 800
     assert next(count) == 2
 
 
