@@ -65,7 +65,7 @@ def _rewire(graph: ir.Graph, value: ir.Value, readers: list[_Reader]) -> bool:
     if len(distinct) == 1 and identity not in distinct and not value.is_graph_output():
         _store_permuted(value, next(iter(distinct)))
         views = [(identity, node, index) for _, node, index in views]
-    elif all(len(chain) <= 1 for chain, _, _ in readers) and _one_transpose_each(readers):
+    elif all(len(chain) <= 1 for chain, _, _ in readers) and _one_transpose_each(readers, rank):
         return False
     made: dict[Permutation, ir.Value] = {identity: value}
     for permutation, node, index in views:
@@ -78,12 +78,11 @@ def _rewire(graph: ir.Graph, value: ir.Value, readers: list[_Reader]) -> bool:
     return True
 
 
-def _one_transpose_each(readers: list[_Reader]) -> bool:
+def _one_transpose_each(readers: list[_Reader], rank: int) -> bool:
     """Whether the graph already is as this pass would leave it."""
     by_permutation: dict[tuple[int, ...], set[ir.Node]] = {}
     for chain, _, _ in readers:
         if chain:
-            rank = len(chain[0].outputs[0].shape or ())
             permutation = _permutation(chain, rank)
             if permutation == tuple(range(rank)):
                 return False

@@ -1,0 +1,251 @@
+"""Each pass alone, on graphs written as text; half of the cases are those it must leave alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx_ir.passes.common import ShapeInferencePass
+
+from export.passes.cancel_weight_transposes import CancelWeightTransposesPass
+from export.passes.collapse_transposed_reshapes import CollapseTransposedReshapesPass
+from export.passes.expose_weights import ExposeWeightsPass
+from export.passes.fold_batch_norms import FoldBatchNormsPass
+from export.passes.merge_equal_initializers import MergeEqualInitializersPass
+from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
+from export.passes.simplify_skeleton import SimplifySkeletonPass
+from export.passes.write_tied_conv_transposes import WriteTiedConvTransposesPass
+from export.passes.write_tied_gemms import WriteTiedGemmsPass
+from export.stored import stored_bytes
+from tests.export.conftest import run_onnx
+
+HEAD = '<ir_version: 10, opset_import: ["" : 20]> '
+
+
+def build(text: str, **weights: tuple[int, ...]) -> ir.Model:
+    """Read a graph and give the named initializers random values."""
+    model = ir.from_onnx_text(HEAD + text)
+    random = np.random.default_rng(0)
+    for name, shape in weights.items():
+        array = random.standard_normal(shape).astype(np.float32)
+        if name.startswith("variance"):
+            array = array**2 + 0.5
+        value = model.graph.initializers.get(name)
+        if value is None:
+            value = next(v for n in model.graph for v in n.inputs if v and v.name == name)
+        value.const_value = ir.tensor(array, name=name)
+        value.shape, value.type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+        model.graph.register_initializer(value)
+    ShapeInferencePass()(model)
+    return model
+
+
+def ops(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def apply(step: ir.passes.InPlacePass, model: ir.Model, *, modified: bool, **shapes) -> list[str]:
+    """Run a pass; hold it to its word, to its outputs and to the stored bytes."""
+    random = np.random.default_rng(1)
+    feeds = {n: random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    before, stored = run_onnx(model, feeds, optimize=False), stored_bytes(model)
+    listed = ops(model)
+    assert step(model).modified is modified
+    if not modified:
+        assert ops(model) == listed
+    for expected, found in zip(before, run_onnx(model, feeds, optimize=False), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * abs(expected).max())
+    assert stored_bytes(model) <= stored
+    return ops(model)
+
+
+def test_a_chain_of_transposes_that_cancels_goes():
+    model = build(
+        "g (float[n, 4] x) => (float[n, 6] y) "
+        "{ a = Transpose<perm=[1,0]>(w) b = Transpose<perm=[1,0]>(a) y = MatMul(x, b) }",
+        w=(4, 6),
+    )
+    assert apply(CancelWeightTransposesPass(), model, modified=True, x=(3, 4)) == ["MatMul"]
+
+
+def test_a_tensor_read_one_way_only_is_stored_that_way():
+    model = build(
+        "g (float[n, 4] x) => (float[n, 6] y, float[n, 6] z) "
+        "{ a = Transpose<perm=[1,0]>(w) y = MatMul(x, a) "
+        "b = Transpose<perm=[1,0]>(w) z = MatMul(x, b) }",
+        w=(6, 4),
+    )
+    assert apply(CancelWeightTransposesPass(), model, modified=True, x=(3, 4)) == ["MatMul"] * 2
+    assert list(model.graph.initializers["w"].shape) == [4, 6]
+
+
+def test_different_permutations_are_kept_apart():
+    model = build(
+        "g (float[2, 3, 4] x, float[3, 2, 4] u) => (float[2, 3, 4] y, float[3, 2, 4] z) "
+        "{ a = Transpose<perm=[0,2,1]>(w) y = Add(x, a) "
+        "b = Transpose<perm=[2,1,0]>(w) c = Transpose<perm=[1,2,0]>(b) "
+        "d = Transpose<perm=[0,2,1]>(c) e = Transpose<perm=[1,2,0]>(d) z = Add(u, e) }",
+        w=(2, 4, 3),
+    )
+    left = apply(CancelWeightTransposesPass(), model, modified=True, x=(2, 3, 4), u=(3, 2, 4))
+    assert sorted(left) == ["Add", "Add", "Transpose", "Transpose"]
+
+
+def test_a_tensor_read_both_ways_keeps_its_transpose():
+    model = build(
+        "g (float[n, 4] x) => (float[n, 4] y) "
+        "{ a = Transpose<perm=[1,0]>(w) h = MatMul(x, a) y = MatMul(h, w) }",
+        w=(6, 4),
+    )
+    apply(CancelWeightTransposesPass(), model, modified=False, x=(3, 4))
+
+
+NORM = "BatchNormalization(c, scale, shift, mean, variance)"
+VECTORS = {"scale": (5,), "shift": (5,), "mean": (5,), "variance": (5,)}
+
+
+def test_a_norm_goes_into_a_convolution_of_its_own():
+    model = build(
+        f"g (float[n, 3, 6, 6] x) => (float[n, 5, 4, 4] y) {{ c = Conv(x, w, bias) y = {NORM} }}",
+        w=(5, 3, 3, 3), bias=(5,), **VECTORS,
+    )  # fmt: skip
+    assert apply(FoldBatchNormsPass(), model, modified=True, x=(2, 3, 6, 6)) == ["Conv"]
+
+
+def test_a_norm_leaves_a_shared_filter_alone():
+    model = build(
+        "g (float[n, 3, 6, 6] x, float[n, 3, 4, 4] u) => (float[n, 5, 4, 4] y, float[n, 5, 2, 2] z)"
+        f"{{ c = Conv(x, w) y = {NORM} z = Conv(u, w) }}",
+        w=(5, 3, 3, 3), **VECTORS,
+    )  # fmt: skip
+    shapes = {"x": (2, 3, 6, 6), "u": (2, 3, 4, 4)}
+    before = model.graph.initializers["w"].const_value.numpy().copy()
+    assert "BatchNormalization" in apply(FoldBatchNormsPass(), model, modified=True, **shapes)
+    np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), before)
+
+
+def test_a_convolution_that_is_read_twice_keeps_its_norm():
+    model = build(
+        "g (float[n, 3, 6, 6] x) => (float[n, 5, 4, 4] y, float[n, 5, 4, 4] z) "
+        f"{{ c = Conv(x, w) y = {NORM} z = Relu(c) }}",
+        w=(5, 3, 3, 3), **VECTORS,
+    )  # fmt: skip
+    assert "BatchNormalization" in apply(FoldBatchNormsPass(), model, modified=True, x=(2, 3, 6, 6))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "modified"),
+    [("", True), ("<strides=[2,2]>", False), ("<group=2>", False), ("<pads=[1,1,1,1]>", False)],
+)
+def test_only_a_plain_pointwise_transposed_convolution_becomes_a_convolution(attributes, modified):
+    filters = 3 if attributes == "<group=2>" else 6
+    model = build(
+        "g (float[n, 4, 5, 5] x) => (float[n, 6, p, q] y) "
+        f"{{ y = ConvTranspose{attributes}(x, w) }}",
+        w=(4, filters, 1, 1),
+    )
+    step = ReplacePointwiseConvTransposesPass()
+    assert ("Conv" in apply(step, model, modified=modified, x=(2, 4, 5, 5))) is modified
+
+
+@pytest.mark.parametrize(
+    ("attributes", "modified"),
+    [("", True), ("<strides=[2,2]>", False), ("<pads=[1,1,1,1]>", False)],
+)
+def test_a_convolution_on_a_transposed_filter_becomes_a_transposed_one(attributes, modified):
+    model = build(
+        "g (float[n, 4, 5, 5] x) => (float[n, 6, p, q] y) "
+        f"{{ v = Transpose<perm=[1,0,2,3]>(w) y = Conv{attributes}(x, v) }}",
+        w=(4, 6, 1, 1),
+    )
+    apply(WriteTiedConvTransposesPass(), model, modified=modified, x=(2, 4, 5, 5))
+
+
+def test_equal_tensors_are_joined_and_near_ones_are_not():
+    model = build(
+        "g (float[n, 4] x) => (float[n, 4] y) { a = Add(x, u) b = Add(a, v) y = Add(b, w) }",
+        u=(4,), v=(4,), w=(4,),
+    )  # fmt: skip
+    initializers = model.graph.initializers
+    array = initializers["u"].const_value.numpy()
+    initializers["v"].const_value = ir.tensor(array.copy())
+    initializers["w"].const_value = ir.tensor(np.nextafter(array, np.float32(9)))
+    apply(MergeEqualInitializersPass(), model, modified=True, x=(3, 4))
+    assert list(initializers) == ["u", "w"]
+
+
+def test_simplification_folds_shapes_and_never_a_weight():
+    model = build(
+        "g (float[n, 4] x) => (float[m, 2] y) "
+        "{ v = Transpose<perm=[1,0]>(w) z = MatMul(x, v) s = Shape(w) "
+        "two = Constant<value_ints=[2]>() minus = Constant<value_ints=[-1]>() "
+        "t = Concat<axis=0>(minus, two) y = Reshape(z, t) }",
+        w=(6, 4),
+    )
+    left = apply(SimplifySkeletonPass(), model, modified=True, x=(3, 4))
+    assert left == ["Transpose", "MatMul", "Reshape"]
+    assert list(model.graph.initializers["w"].shape) == [6, 4]
+
+
+TIED = (
+    "g (float[b, t, 4] x) => (float[b, t, 4] y) "
+    "{ v = Transpose<perm=[1,0]>(w) h = MatMul(x, v) i = Add(h, bias) j = Gelu(i) "
+    "y = MatMul(j, w) }"
+)
+
+
+def test_tied_products_become_gemms_with_one_reshape_around_them():
+    model = build(TIED, w=(6, 4), bias=(6,))
+    left = apply(WriteTiedGemmsPass(), model, modified=True, x=(2, 3, 4))
+    assert left.count("Gemm") == 2
+    assert left.count("Flatten") == left.count("Reshape") == 1
+    assert not {"MatMul", "Transpose", "Add"} & set(left)
+
+
+def test_an_untied_product_stays_a_matmul():
+    model = build("g (float[b, t, 4] x) => (float[b, t, 6] y) { y = MatMul(x, w) }", w=(4, 6))
+    apply(WriteTiedGemmsPass(), model, modified=False, x=(2, 3, 4))
+
+
+def test_exposed_weights_are_inputs_that_nobody_needs_to_feed():
+    model = build(TIED, w=(64, 4), bias=(64,))
+    WriteTiedGemmsPass()(model)
+    apply(ExposeWeightsPass(), model, modified=True, x=(2, 3, 4))
+    assert [value.name for value in model.graph.inputs] == ["x", "w"]
+
+
+def test_only_tied_weights_are_exposed_where_that_was_asked():
+    model = build(
+        TIED.replace("y = MatMul(j, w) }", "k = MatMul(j, w) y = MatMul(k, u) }"),
+        w=(64, 4), bias=(64,), u=(4, 4),
+    )  # fmt: skip
+    WriteTiedGemmsPass()(model)
+    apply(ExposeWeightsPass(tied_only=True), model, modified=True, x=(2, 3, 4))
+    assert [value.name for value in model.graph.inputs] == ["x", "w"]
+
+
+def detour(back: str) -> str:
+    return (
+        "g (float[2, 3, 4, 5] x) => (float[a, b, c, d] y) "
+        "{ s = Constant<value_ints=[-1, 4, 5]>() f = Reshape(x, s) "
+        f"t = Transpose<perm=[0,2,1]>(f) r = Constant<value_ints={back}>() y = Reshape(t, r) }}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("back", "modified"),
+    [
+        ("[2, 3, 5, 4]", True),
+        ("[-1, 3, 5, 4]", True),
+        ("[3, 2, 5, 4]", False),
+        ("[6, 1, 5, 4]", False),
+    ],
+)
+def test_a_detour_is_taken_out_only_where_the_shapes_prove_it(back, modified):
+    model = build(detour(back))
+    for node in model.graph:  # as lifted by the simplifier
+        if node.op_type == "Constant":
+            ints = node.attributes["value_ints"].as_ints()
+            node.outputs[0].const_value = ir.tensor(np.asarray(ints, np.int64))
+    left = apply(CollapseTransposedReshapesPass(), model, modified=modified, x=(2, 3, 4, 5))
+    assert (left == ["Transpose"]) is modified
