@@ -64,12 +64,12 @@ def compare(
     samples: dict[str, list[float]] = {name: [] for name in sessions}
     spent_ms = dict.fromkeys(sessions, 0.0)
     order = list(sessions)
-    while (left := _least_done(samples, spent_ms, budget)) < 1.0:
+    while _least_done(samples, spent_ms, budget) < 1.0:
         for name in order:
             spent_ms[name] += _block(sessions[name], feeds, samples[name], budget.runs)
         order.reverse()
         if on_round:
-            on_round(left)
+            on_round(_least_done(samples, spent_ms, budget))
     return {name: summarise(samples[name], first[name], warmup[name]) for name in sessions}
 
 

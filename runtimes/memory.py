@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from export.errors import MeasureError
 from runtimes.records import Memory
 
 _TIMEOUT_S = 600
+_ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +50,29 @@ def measure_fresh(
     """
     with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
         inputs = Path(folder) / "feeds.npz"
-        np.savez(inputs, allow_pickle=False, **{name: value for name, value in feeds.items()})
+        np.savez(inputs, *feeds.values(), allow_pickle=False)
         request = {
-            "path": str(path.absolute()),
+            "path": str(path.parent.resolve() / path.name),
             "feeds": str(inputs),
+            "names": list(feeds),
             "threads": threads,
             "options": dict(options or {}),
             "runs": runs,
         }
-        command = [sys.executable, "-m", "runtimes.memory_child", json.dumps(request)]
+        command = [sys.executable, "-P", "-m", "runtimes.memory_child", json.dumps(request)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+                command,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_S,
+                check=False,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(
+                        [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+                    ),
+                },
             )
         except subprocess.TimeoutExpired as error:
             raise MeasureError(f"{path.name} did not finish within {_TIMEOUT_S} s") from error

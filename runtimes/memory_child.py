@@ -26,7 +26,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
         request: ``path``, ``feeds`` (an .npz), ``threads``, ``options`` and ``runs``.
     """
     with np.load(request["feeds"], allow_pickle=False) as arrays:
-        feeds = {name: arrays[name] for name in arrays.files}
+        feeds = {name: arrays[f"arr_{i}"] for i, name in enumerate(request["names"])}
     _warm_the_runtime(request["threads"])
     baseline = _smaps()
     start = perf_counter_ns()

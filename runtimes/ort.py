@@ -61,6 +61,7 @@ def open_session(
         raise MissingExtraError.of("onnxruntime", "ort") from error
     if not path.is_file():
         raise BadFileError(f"{path} is not a file; give the path of an .onnx file")
+    onnxruntime.disable_telemetry_events()
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1

@@ -42,9 +42,16 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(dict(tensors), temporary, dict(metadata))
+        temporary.chmod(0o666 & ~_umask())  # the library keeps all others out
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # there is no way to read it but to set it
+    os.umask(mask)
+    return mask
 
 
 def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
@@ -57,11 +64,19 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
         CheckpointError: the file is missing, cut short, a pickle, or of another architecture.
     """
     tensors, metadata = read_tensors(path)
-    aliases = json.loads(metadata.pop(_ALIASES, "{}"))
+    try:
+        aliases = json.loads(metadata.pop(_ALIASES, "{}"))
+    except ValueError:
+        aliases = None
+    if not isinstance(aliases, dict):
+        raise CheckpointError(f"{path} holds a list of ties that is not readable; save it again")
     expected = module.state_dict(keep_vars=True)
     stored, expected_aliases = _stored_once(expected)
-    if set(aliases) != set(expected_aliases):
-        tied, wanted = sorted(aliases) or "nothing", sorted(expected_aliases) or "nothing"
+    if aliases != expected_aliases:
+        tied, wanted = (
+            sorted(n for n, owner in one.items() if other.get(n) != owner) or "nothing"
+            for one, other in ((aliases, expected_aliases), (expected_aliases, aliases))
+        )
         raise CheckpointError(f"{path} ties {tied}, the model ties {wanted}; use its own model")
     missing, extra = sorted(set(stored) - set(tensors)), sorted(set(tensors) - set(stored))
     if missing or extra:
@@ -122,13 +137,14 @@ def _check_kind(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(9)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    header = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
+    whole = start[8:9] == b"{" and header <= min(size - 8, _MOST_HEADER_BYTES)
+    if not whole and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise CheckpointError(
             f"{path} is a pickle, which may run code when it is read; load it where it is trusted "
             "with torch.load(..., weights_only=True) and save it as safetensors"
         )
-    header = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
-    if start[8:9] != b"{" or header > min(size - 8, _MOST_HEADER_BYTES):
+    if not whole:
         raise CheckpointError(
             f"{path} is not a whole safetensors file (its header does not fit in {size} bytes); "
             "copy it again"
