@@ -23,8 +23,11 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     """Measure one artifact.
 
     Args:
-        request: ``path``, ``feeds`` (an .npz), ``threads``, ``options`` and ``runs``.
+        request: ``path``, ``feeds`` (an .npz, or None to load the artifact and not run it),
+            ``names`` of the feeds, ``threads``, ``options`` and ``runs``.
     """
+    if request["feeds"] is None:
+        return {"loaded_bytes": _loaded_bytes(request)}
     with np.load(request["feeds"], allow_pickle=False) as arrays:
         feeds = {name: arrays[f"arr_{i}"] for i, name in enumerate(request["names"])}
     _warm_the_runtime(request["threads"])
@@ -56,6 +59,18 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
             "weights_resident_bytes": loaded["Anonymous"] - baseline["Anonymous"] + mapped,
         },
     }
+
+
+def _loaded_bytes(request: dict[str, Any]) -> int:
+    """Load an artifact and give the anonymous memory that this took."""
+    _warm_the_runtime(request["threads"])
+    before = _smaps()["Anonymous"]
+    session = open_session(
+        Path(request["path"]), threads=request["threads"], options=request["options"]
+    )
+    grown = _smaps()["Anonymous"] - before
+    session.close()
+    return grown
 
 
 def _warm_the_runtime(threads: int) -> None:

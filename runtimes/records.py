@@ -41,8 +41,8 @@ class Memory:
         anonymous_bytes: anonymous part of the growth over the baseline, after the runs.
         file_bytes: file-backed part of that growth: clean pages that the kernel may drop.
         weights_resident_bytes: the weights in all their copies: anonymous growth by loading,
-            before any activation exists, and the pages mapped from the artifact's files, after
-            the runs.
+            before any activation exists, and the pages mapped from the artifact's files after
+            the runs, less what loading the same graph without its weights takes.
     """
 
     baseline_rss_bytes: int
