@@ -48,23 +48,24 @@ def trace(
     """Trace a module in eval mode.
 
     Args:
-        example_inputs: positional inputs of ``forward``.
+        example_inputs: positional inputs of ``forward``. torch would fix a varying axis that has
+            size 1 in the example, so such an axis is repeated.
         dynamic_shapes: for each input the dimensions that may vary, as axis to name; the same
             name stands for the same size.
 
     Raises:
         CaptureError: ``torch.export`` cannot trace the module, with its own reason.
     """
-    names = {name for axes in dynamic_shapes or () for name in (axes or {}).values()}
-    dims = {name: torch.export.Dim(name) for name in names}
-    shapes = [
-        {axis: dims[name] for axis, name in (axes or {}).items()} for axes in dynamic_shapes or ()
-    ]
+    # Not torch's own named dimensions: those must state every bound that the model implies, such
+    # as the number of positions.
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = [dict.fromkeys(axes or {}, dynamic) for axes in dynamic_shapes or ()]
+    examples = _widened(example_inputs, dynamic_shapes or ())
     was_training = module.training
     try:
         with torch.no_grad(), quiet_exporter():
             return torch.export.export(
-                module.eval(), tuple(example_inputs), dynamic_shapes=tuple(shapes) or None
+                module.eval(), examples, dynamic_shapes=tuple(shapes) or None
             )
     except Exception as error:
         raise CaptureError(
@@ -72,6 +73,15 @@ def trace(
         ) from error
     finally:
         module.train(was_training)
+
+
+def _widened(example_inputs: Sequence[Tensor], dynamic_shapes: DynamicShapes) -> tuple[Tensor, ...]:
+    widened = list(example_inputs)
+    for place, axes in enumerate(dynamic_shapes):
+        for axis in axes or {}:
+            if widened[place].shape[axis] == 1:
+                widened[place] = torch.cat([widened[place]] * 2, dim=axis)
+    return tuple(widened)
 
 
 def capture(

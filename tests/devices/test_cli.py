@@ -63,6 +63,24 @@ def test_help_shows_what_to_type(cli, command):
     assert "Usage:" in outcome.out
 
 
+def test_a_factory_in_the_working_folder_is_found_by_the_installed_program(tmp_path):
+    (tmp_path / "mynets.py").write_text(
+        "import torch\n"
+        "from weightspace.layers import TiedFFN\n"
+        "def make():\n"
+        "    axes = ({0: 'batch', 1: 'sequence'},)\n"
+        "    return TiedFFN(384, 1536).eval(), (torch.randn(1, 16, 384),), axes\n"
+    )
+    program = Path(sys.executable).with_name("weightspace")
+    command = [program, "export", "--model", "mynets:make", "--no-profile", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert [a["ratio"] <= 1.01 for a in manifest["artifacts"]] == [True, True]
+    assert manifest["artifacts"][0]["naive_bytes"] / manifest["model"]["unique_bytes"] > 1.9
+    assert (tmp_path / "out" / "make-local" / "report.html").is_file()
+
+
 def test_python_dash_m_export_is_the_same_command():
     done = subprocess.run(
         [sys.executable, "-m", "export", "--help"], capture_output=True, text=True, check=False
