@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from export.errors import BadFileError, OutputError
 
-# Protobuf ends at 2 GiB; long before that a file of its own can be mapped instead of copied.
-EXTERNAL_ABOVE_BYTES = 16 * 1024 * 1024
+# Protobuf ends at 2 GiB. Long before that, weights in a file of their own are better: the runtime
+# maps them, where it copies those of a single file and keeps the copy beside its repacked ones.
+EXTERNAL_ABOVE_BYTES = 256 * 1024
 # Small vectors stay inside the .onnx file, so that shapes can be inferred without the data.
 INLINE_BYTES = 1024
 
@@ -62,7 +63,7 @@ def save_model(model: ir.Model, path: Path, *, external: bool | None = None) -> 
 
     Args:
         external: whether the weights go into ``<name>.data`` beside the model; by default they
-            do above 16 MiB.
+            do above 256 KiB.
 
     Raises:
         OutputError: the folder cannot be written or is full.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import onnx_ir as ir
 
@@ -21,6 +20,7 @@ from export.passes.merge_equal_initializers import MergeEqualInitializersPass
 from export.passes.merge_tied_initializers import MergeTiedInitializersPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
+from export.passes.switch_by_rows import SwitchByRowsPass
 from export.passes.write_tied_conv_transposes import WriteTiedConvTransposesPass
 from export.passes.write_tied_gemms import WriteTiedGemmsPass
 from export.stamps import check_ties
@@ -41,10 +41,10 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
     ),
     # ONNX Runtime may repack the weights that a kernel reads best in its own layout.
     "ort-repacked": (WriteTiedGemmsPass,),
-    # Both uses of a tied matrix read the one stored copy.
-    "ort-shared": (
+    # The same for many rows; for few, both uses of a tied matrix read the one stored copy.
+    "ort-switched": (
         WriteTiedGemmsPass,
-        partial(ExposeWeightsPass, tied_only=True),  # after: a Gemm needs no Transpose of W
+        SwitchByRowsPass,  # last: it moves all nodes into the branches of an If
     ),
     # No weight is folded or repacked.
     "ort-mapped": (

@@ -13,14 +13,7 @@ class ExposeWeightsPass(ir.passes.InPlacePass):
     ONNX lets a caller override such a tensor (IR specification, "Graphs": an initializer that
     is an input gives a default), so a runtime may not fold it into another constant nor keep a
     private repacked copy. No session option is needed, and no caller needs to feed anything.
-
-    Args:
-        tied_only: expose only the tensors that are read through more than one view.
     """
-
-    def __init__(self, *, tied_only: bool = False) -> None:
-        super().__init__()
-        self._tied_only = tied_only
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Treat floating-point matrices and filters of the main graph from 1 KiB on."""
@@ -32,15 +25,6 @@ class ExposeWeightsPass(ir.passes.InPlacePass):
                 continue
             if not tensor.dtype.is_floating_point() or len(tensor.shape) < 2:
                 continue
-            if self._tied_only and len({_view(node) for node, _ in value.uses()}) < 2:
-                continue
             model.graph.inputs.append(value)
             modified = True
         return ir.passes.PassResult(model, modified)
-
-
-def _view(node: ir.Node) -> str:
-    transposed = node.attributes.get("transB")
-    if node.op_type == "Gemm" and transposed is not None and transposed.as_int():
-        return "transpose"
-    return "transpose" if node.op_type in ("Transpose", "ConvTranspose") else "identity"

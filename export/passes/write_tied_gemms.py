@@ -62,7 +62,7 @@ class _Writer:
         if x not in self._flat:
             node = ir.node("Flatten", [x], {"axis": rank - 1})
             self._graph.insert_before(before, node)
-            self._flat[x] = _typed(node.outputs[0], x, f"{x.name}.flat")
+            self._flat[x] = _typed(node.outputs[0], x, f"{x.name}.rows")
         return self._flat[x]
 
     def _reshaped(self, result: ir.Value, x: ir.Value, use: TiedUse, last: ir.Node) -> ir.Value:

@@ -14,6 +14,7 @@ from export.passes.fold_batch_norms import FoldBatchNormsPass
 from export.passes.merge_equal_initializers import MergeEqualInitializersPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
+from export.passes.switch_by_rows import SwitchByRowsPass
 from export.passes.write_tied_conv_transposes import WriteTiedConvTransposesPass
 from export.passes.write_tied_gemms import WriteTiedGemmsPass
 from export.stored import stored_bytes
@@ -214,14 +215,34 @@ def test_exposed_weights_are_inputs_that_nobody_needs_to_feed():
     assert [value.name for value in model.graph.inputs] == ["x", "w"]
 
 
-def test_only_tied_weights_are_exposed_where_that_was_asked():
-    model = build(
-        TIED.replace("y = MatMul(j, w) }", "k = MatMul(j, w) y = MatMul(k, u) }"),
-        w=(64, 4), bias=(64,), u=(4, 4),
-    )  # fmt: skip
+def test_few_rows_and_many_take_their_own_branch_on_one_set_of_weights():
+    model = build(TIED, w=(64, 4), bias=(64,))
     WriteTiedGemmsPass()(model)
-    apply(ExposeWeightsPass(tied_only=True), model, modified=True, x=(2, 3, 4))
-    assert [value.name for value in model.graph.inputs] == ["x", "w"]
+    for tokens in (3, 40):  # 6 and 80 rows
+        copy = model.clone()
+        left = apply(SwitchByRowsPass(), copy, modified=True, x=(2, tokens, 4))
+        assert left[-1] == "If"
+        assert set(left[:-1]) == {"Shape", "Concat", "ReduceProd", "Constant", "LessOrEqual", "Sub"}
+        assert set(copy.graph.initializers) == {"w", "bias"}
+        apply(SwitchByRowsPass(), copy, modified=False, x=(2, tokens, 4))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TIED.replace("float[b, t, 4] x", "float[2, 3, 4] x").replace(
+            "float[b, t, 4] y", "float[2, 3, 4] y"
+        ),
+        TIED.replace("[b, t, 4]", "[b, 40, 4]"),  # never few rows
+        "g (float[b, t, 4] x) => (float[b, t, 64] y) "
+        "{ v = Transpose<perm=[1,0]>(w) y = MatMul(x, v) }",
+    ],
+)
+def test_rows_that_do_not_vary_or_are_many_or_untied_are_not_switched(text):
+    model = build(text, w=(64, 4), **({"bias": (64,)} if "bias" in text else {}))
+    WriteTiedGemmsPass()(model)
+    shape = (2, 40, 4) if "40" in text else (2, 3, 4)
+    apply(SwitchByRowsPass(), model, modified=False, x=shape)
 
 
 def detour(back: str) -> str:
