@@ -63,7 +63,7 @@ def trace(
     examples = _widened(example_inputs, dynamic_shapes or ())
     was_training = module.training
     try:
-        with torch.no_grad(), quiet_exporter():
+        with torch.no_grad(), _quiet():
             return torch.export.export(
                 module.eval(), examples, dynamic_shapes=tuple(shapes) or None
             )
@@ -101,7 +101,8 @@ def capture(
             parameters overlap in memory.
     """
     ties = tie_map(program)
-    model = _onnx_graph(program, input_names, output_names)
+    # The exporter's own optimiser folds a transposed weight into a second copy.
+    model = run_exporter(program, input_names, output_names, optimize=False)
     # The exporter notes stack traces on every node: more bytes than a small model's weights.
     ClearMetadataAndDocStringPass()(model)
     _name_dimensions(model, dynamic_shapes or ())
@@ -109,25 +110,34 @@ def capture(
     return Captured(program, model, ties)
 
 
-def _onnx_graph(
+def run_exporter(
     program: ExportedProgram,
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
+    *,
+    optimize: bool,
 ) -> ir.Model:
+    """Run torch's dynamo ONNX exporter.
+
+    Args:
+        optimize: whether its own optimiser runs after it, as it does by default.
+
+    Raises:
+        CaptureError: an operator has no ONNX form, with the exporter's own reason.
+    """
     try:
         import onnxscript  # noqa: F401  the exporter needs it and says so only deep inside
     except ImportError as error:
         raise MissingExtraError.of("onnxscript", "torch") from error
     try:
-        with torch.no_grad(), quiet_exporter():
+        with torch.no_grad(), _quiet():
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(input_names) if input_names else None,
                 output_names=list(output_names) if output_names else None,
-                # The exporter's own optimiser folds a transposed weight into a second copy.
-                optimize=False,
+                optimize=optimize,
                 verbose=False,
             )
     except Exception as error:
@@ -157,7 +167,7 @@ def _renamed(size: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | str 
 
 
 @contextlib.contextmanager
-def quiet_exporter() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Hold back the exporter's notes on packages that an export does not need."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

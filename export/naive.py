@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
-import torch
+import onnx_ir as ir
 from torch.export import ExportedProgram
 
-from export.capture import OPSET, quiet_exporter
+from export.capture import run_exporter
 from export.errors import CaptureError, MissingExtraError
 from export.onnx_io import load_model
 from export.stored import stored_bytes
@@ -36,18 +36,9 @@ def write_naive(
         import onnxsim
     except ImportError as error:
         raise MissingExtraError.of("onnxsim", "torch") from error
+    exported = run_exporter(program, input_names, output_names, optimize=True)
     try:
-        with torch.no_grad(), quiet_exporter():
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=list(input_names) if input_names else None,
-                output_names=list(output_names) if output_names else None,
-                verbose=False,
-            )
-        assert exported is not None  # None is what the older exporter returns
-        simplified, _ = onnxsim.simplify(exported.model_proto)
+        simplified, _ = onnxsim.simplify(ir.to_proto(exported))
         large = simplified.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF
         onnx.save(simplified, path, save_as_external_data=large)
     except Exception as error:
