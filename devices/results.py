@@ -20,7 +20,7 @@ def notes_on(origin: str, artifacts: Sequence[Artifact]) -> tuple[str, ...]:
     if "random weights" in origin:
         notes.append("The weights are random: sizes and times are real, accuracy is not.")
     if min(artifact.unique_bytes for artifact in artifacts) < SMALL_MODEL_BYTES:
-        notes.append("In so small a model the runtime's own data is a good part of the memory.")
+        notes.append("In so small a model most of the peak memory is the runtime's own.")
     return tuple(notes)
 
 
