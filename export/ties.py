@@ -50,8 +50,12 @@ def tie_map(
     stored = _stored_tensors(named)
     if example_inputs is None:
         return TieMap(tuple(stored))
-    with torch.no_grad():
-        program = torch.export.export(model.eval(), tuple(example_inputs), strict=False)
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model.eval(), tuple(example_inputs), strict=False)
+    finally:
+        model.train(was_training)
     return _with_uses(stored, program)
 
 

@@ -46,6 +46,12 @@ def test_aliases_are_found_by_memory_and_keep_their_view():
     assert ("embedding", "identity") in views_of(used, "embedding.weight")
 
 
+def test_looking_at_a_module_leaves_its_mode_alone():
+    module = TiedBlock().train()
+    tie_map(module, (torch.randn(2, 5, 32),))
+    assert module.training
+
+
 def test_parameters_are_counted_once_each():
     module = TiedEmbedding()
     by_hand = 100 * 32 + 32 * 32 + 64 * 32 + 64 + 32 + 2 * 32
