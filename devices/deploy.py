@@ -59,6 +59,7 @@ PRODUCERS = ("weightspace", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim",
 # Enough to tell forms that differ by a tenth; the profile measures them properly afterwards.
 _CHOOSING = Budget(warmup_runs=5, warmup_s=0.1, runs=20, seconds=0.6)
 _NO_SLOWER = 1.05  # a few hundredths are noise
+_WORTH = 0.97  # so a gain must be more than that
 
 Step = Callable[[str], None]
 
@@ -189,8 +190,11 @@ def choose_form(
         )  # fmt: skip
     ratios = {form.pipeline: _mean_ratio(timed, form.pipeline) for form in forms}
     # A gain at one size does not pay for a loss at another: no size may be slower than naive.
-    steady = [form for form in forms if _worst_ratio(timed, form.pipeline) <= _NO_SLOWER]
-    best = min(steady or forms[:1], key=lambda form: ratios[form.pipeline])
+    first, *others = forms
+    steady = [form for form in others if _worst_ratio(timed, form.pipeline) <= _NO_SLOWER]
+    best = min(steady, key=lambda form: ratios[form.pipeline], default=first)
+    if ratios[best.pipeline] > _WORTH * ratios[first.pipeline]:
+        best = first
     words = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
     return best, f"timed here, mean ratio to naive: {words}"
 

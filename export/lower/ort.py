@@ -41,7 +41,8 @@ REPACKED = Form(
 )
 SWITCHED = Form(
     "ort-switched",
-    "the same for more than 32 rows; for fewer, both uses read the stored copy",
+    "Gemm with the transpose as an attribute; stored once, repacked by the runtime for more than "
+    "32 rows, and up to 32 rows both uses read the stored copy",
 )
 MAPPED = Form(
     "ort-mapped",
