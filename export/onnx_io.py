@@ -13,8 +13,9 @@ from export.errors import BadFileError, OutputError
 # Protobuf ends at 2 GiB. Long before that, weights in a file of their own are better: the runtime
 # maps them, where it copies those of a single file and keeps the copy beside its repacked ones.
 EXTERNAL_ABOVE_BYTES = 256 * 1024
-# Small vectors stay inside the .onnx file, so that shapes can be inferred without the data.
-INLINE_BYTES = 1024
+# Smaller tensors stay inside the .onnx file: each one that is mapped takes whole pages, and shapes
+# can be inferred without the data.
+INLINE_BYTES = 16 * 1024
 
 
 def load_model(path: Path) -> ir.Model:

@@ -13,7 +13,7 @@ from tests.export.test_audit import model_with, weights
 
 @pytest.mark.parametrize("external", [False, True])
 def test_a_saved_model_reads_back_equal(tmp_path, external):
-    array = weights(64, 32)
+    array = weights(64, 128)
     files = save_model(model_with({"w": array}), tmp_path / "m.onnx", external=external)
     assert [file.name for file in files] == ["m.onnx", "m.onnx.data"][: 1 + external]
     loaded = load_model(tmp_path / "m.onnx").graph.initializers["w"].const_value.numpy()
@@ -43,7 +43,7 @@ def test_text_and_missing_files_are_refused(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_external_data_is_checked_against_its_header(tmp_path, damage):
     path = tmp_path / "m.onnx"
-    _, data = save_model(model_with({"w": weights(64, 32)}), path, external=True)
+    _, data = save_model(model_with({"w": weights(64, 128)}), path, external=True)
     if damage == "cut":
         data.write_bytes(data.read_bytes()[:-8])
     else:
