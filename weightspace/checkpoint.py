@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from weightspace.layout import layout, shared_bytes
+
 _ALIASES = "aliases"
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 
@@ -26,11 +28,14 @@ def save_checkpoint(
 ) -> None:
     """Write parameters and buffers, each storage once.
 
-    A parameter that is another one, or its transpose, is written as an alias in the file's
-    metadata. The file appears whole or not at all.
+    A parameter that is another one in the same memory, straight, transposed or in another shape,
+    is written as an alias in the file's metadata. The file appears whole or not at all.
 
     Args:
         metadata: short texts to keep in the file's header.
+
+    Raises:
+        CheckpointError: parameters overlap in part, or the file cannot be written.
     """
     tensors, aliases = _stored_once(module.state_dict(keep_vars=True))
     header = {**(metadata or {}), _ALIASES: json.dumps(aliases)}
@@ -38,12 +43,22 @@ def save_checkpoint(
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write tensors to a temporary sibling and rename it."""
+    """Write tensors to a temporary sibling and rename it.
+
+    Raises:
+        CheckpointError: the file cannot be written there.
+    """
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path} cannot be written: its folder is missing; create it first")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(dict(tensors), temporary, dict(metadata))
         temporary.chmod(0o666 & ~_umask())  # the library keeps all others out
         temporary.replace(path)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error}); see that there is room and permission"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -89,7 +104,13 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
         if tensor.shape != stored[name].shape:
             raise CheckpointError(
                 f"{path}: {name!r} has shape {tuple(tensor.shape)}, "
-                f"the model needs {tuple(stored[name].shape)}"
+                f"the model needs {tuple(stored[name].shape)}; it belongs to another architecture"
+            )
+        # Integers are quantised weights: without their scales they would be loaded as nonsense.
+        if tensor.is_floating_point() != stored[name].is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name!r} holds {_name(tensor.dtype)}, the model needs "
+                f"{_name(stored[name].dtype)}; save it in that type"
             )
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -140,8 +161,9 @@ def _check_kind(path: Path) -> None:
     header = struct.unpack("<Q", start[:8])[0] if len(start) == 9 else 0
     whole = start[8:9] == b"{" and header <= min(size - 8, _MOST_HEADER_BYTES)
     if not whole and (start[:2] == b"PK" or start[:1] == b"\x80"):
+        kind = "zip archive that may hold a pickle" if start[:2] == b"PK" else "pickle"
         raise CheckpointError(
-            f"{path} is a pickle, which may run code when it is read; load it where it is trusted "
+            f"{path} is a {kind}, which may run code when it is read; load it where it is trusted "
             "with torch.load(..., weights_only=True) and save it as safetensors"
         )
     if not whole:
@@ -153,27 +175,42 @@ def _check_kind(path: Path) -> None:
 
 def _stored_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Split a state dict into tensors to store and names that are views of one of them."""
-    owners: dict[tuple[object, ...], str] = {}
+    owners: dict[int, list[tuple[str, Tensor]]] = {}  # by storage
     stored: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     for name in sorted(state, key=lambda n: not state[n].is_contiguous()):  # owners first
         tensor = state[name]
-        key = (_memory(tensor), tensor.numel(), tensor.dtype)
-        owner = owners.setdefault(key, name) if tensor.numel() else name
-        if owner == name:
-            stored[name] = tensor.detach().contiguous()
-        elif tensor.shape == stored[owner].shape and tensor.is_contiguous():
-            aliases[name] = owner
-        elif tensor.dim() == 2 and tensor.t().is_contiguous():
-            aliases[name] = f"{owner}>transpose"
-        else:
+        if any(size > 1 and stride == 0 for size, stride in layout(tensor)):
             raise CheckpointError(
-                f"parameters {owner!r} and {name!r} overlap in memory without being the same "
-                "tensor or its transpose; give one of them its own memory"
+                f"parameter {name!r} is an expanded view, several of its elements are one; "
+                "give it its own memory"
             )
+        storage = tensor.untyped_storage()
+        family = owners.setdefault(storage.data_ptr() or storage._cdata, [])
+        for owner, other in family:
+            if shared_bytes(tensor, other):
+                aliases[name] = owner + _view(tensor, other, names=(owner, name))
+                break
+        else:
+            stored[name] = tensor.detach().contiguous()
+            family.append((name, tensor))
     return stored, aliases
 
 
-def _memory(tensor: Tensor) -> object:
-    storage = tensor.untyped_storage()
-    return (storage.data_ptr() or storage._cdata, tensor.storage_offset())
+def _view(tensor: Tensor, owner: Tensor, *, names: tuple[str, str]) -> str:
+    """Say how a tensor reads the memory of its owner; empty where it is the same tensor."""
+    same_place = tensor.storage_offset() == owner.storage_offset() and tensor.dtype == owner.dtype
+    if same_place and layout(tensor) == layout(owner):
+        return ""
+    if same_place and tensor.dim() == 2 and layout(tensor.t()) == layout(owner):
+        return ">transpose"
+    if tensor.dtype == owner.dtype and tensor.nbytes == owner.nbytes == shared_bytes(tensor, owner):
+        return f">shape{tuple(tensor.shape)} strides{tuple(s for _, s in layout(tensor))}"
+    raise CheckpointError(
+        f"parameters {names[0]!r} and {names[1]!r} overlap in memory in part; "
+        "give one of them its own memory"
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

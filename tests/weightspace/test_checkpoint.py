@@ -8,6 +8,7 @@ import struct
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from export.ties import tie_map, unique_parameters
@@ -126,12 +127,116 @@ def test_a_tensor_that_is_stored_transposed_comes_back_as_it_was(path):
     assert torch.equal(other.weight, module.weight)
 
 
-def test_parameters_that_overlap_in_part_are_not_saved(path):
-    module, base = nn.Module(), torch.randn(4, 4)
-    module.first, module.second = nn.Parameter(base), nn.Parameter(base.view(2, 8))
-    with pytest.raises(CheckpointError, match="'first' and 'second' overlap in memory"):
-        save_checkpoint(module, path)
+class TwoViews(nn.Module):
+    """Two parameters that are views of the same sixteen numbers."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        base = torch.randn(4, 4)
+        self.first, self.second = nn.Parameter(first(base)), nn.Parameter(second(base))
+
+
+def whole(base):
+    return base
+
+
+def filters(base):
+    return base.view(4, 4, 1, 1)
+
+
+SAME_MEMORY = {
+    "a filter and its transpose": (filters, lambda base: filters(base).transpose(0, 1)),
+    "a matrix and the same numbers in a row": (whole, lambda base: base.view(16)),
+    "a matrix and another shape": (whole, lambda base: base.view(2, 8)),
+    "two names of a strided view": (lambda base: base[:, :2], lambda base: base[:, :2]),
+    "two names of a transpose": (lambda base: base.t(), lambda base: base.t()),
+}
+
+
+@pytest.mark.parametrize("views", SAME_MEMORY.values(), ids=SAME_MEMORY)
+def test_any_two_views_of_the_same_numbers_are_stored_once_and_stay_tied(path, views):
+    module, other = TwoViews(*views), TwoViews(*views)
+    save_checkpoint(module, path)
+    stored, _ = read_tensors(path)
+    assert list(stored) == ["first"]
+    load_checkpoint(other, path)
+    assert torch.equal(other.first, module.first)
+    assert torch.equal(other.second, module.second)
+    assert other.first.untyped_storage().data_ptr() == other.second.untyped_storage().data_ptr()
+
+
+def test_views_of_the_same_numbers_in_another_order_are_another_tie(path):
+    save_checkpoint(TwoViews(filters, filters), path)
+    module = TwoViews(filters, lambda base: filters(base).transpose(0, 1))
+    with refusal(path, " ties ['second'], the model ties ['second']; use its own model"):
+        load_checkpoint(module, path)
+
+
+APART = {
+    "rows": (lambda base: base[:2], lambda base: base[2:]),
+    "columns": (lambda base: base[:, :2], lambda base: base[:, 2:]),
+    "every other column": (lambda base: base[:, ::2], lambda base: base[:, 1::2]),
+}
+
+
+@pytest.mark.parametrize("views", APART.values(), ids=APART)
+def test_parts_of_one_storage_that_do_not_overlap_are_no_tie(path, views):
+    module, other = TwoViews(*views), TwoViews(*views)
+    save_checkpoint(module, path)
+    stored, metadata = read_tensors(path)
+    assert sorted(stored) == ["first", "second"]
+    assert metadata["aliases"] == "{}"
+    load_checkpoint(other, path)
+    assert torch.equal(other.first, module.first)
+    assert torch.equal(other.second, module.second)
+
+
+OVERLAPPING = {
+    "a matrix and its first rows": (whole, lambda base: base[:2]),
+    "a matrix and its last rows": (whole, lambda base: base[2:]),
+    "rows that overlap": (lambda base: base[:3], lambda base: base[1:]),
+    "one element": (lambda base: base.view(16)[:8], lambda base: base.view(16)[7:]),
+    "a matrix and its diagonal": (whole, torch.diagonal),
+    "columns and a row": (lambda base: base[:, ::2], lambda base: base[1]),
+    "the same bytes as other numbers": (whole, lambda base: base.view(torch.bfloat16)),
+}
+
+
+@pytest.mark.parametrize("views", OVERLAPPING.values(), ids=OVERLAPPING)
+def test_parameters_that_overlap_in_part_are_not_saved(path, views):
+    message = r"^parameters '(first|second)' and '(first|second)' overlap in memory in part; give"
+    with pytest.raises(CheckpointError, match=message) as caught:
+        save_checkpoint(TwoViews(*views), path)
+    assert "\n" not in str(caught.value)
     assert not path.exists()
+
+
+def test_an_expanded_parameter_is_not_saved(path):
+    with pytest.raises(CheckpointError, match=r"^parameter 'second' is an expanded view"):
+        save_checkpoint(TwoViews(whole, lambda base: base[0].clone().expand(3, 4)), path)
+    assert not path.exists()
+
+
+def test_a_missing_folder_is_said_before_saving(path):
+    inside = path / "net.safetensors"
+    with pytest.raises(CheckpointError) as caught:
+        save_checkpoint(nn.Linear(4, 3), inside)
+    assert str(caught.value) == (
+        f"{inside} cannot be written: its folder is missing; create it first"
+    )
+
+
+def test_a_refusal_of_the_library_to_write_is_one_line(path, monkeypatch):
+    def refuse(tensors, file, metadata):
+        raise SafetensorError("no room")
+
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    with pytest.raises(CheckpointError) as caught:
+        save_checkpoint(nn.Linear(4, 3), path)
+    assert str(caught.value) == (
+        f"{path} cannot be written (no room); see that there is room and permission"
+    )
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch):
@@ -261,8 +366,9 @@ def test_a_pickle_is_refused_and_never_run(refused, path, tmp_path, write):
     pickle.loads(pickle.dumps(Payload(tmp_path / "harmless")))
     assert (tmp_path / "harmless").exists()  # the payload works
     (tmp_path / "harmless").rmdir()
+    kind = "zip archive that may hold a pickle" if write is torch_zip else "pickle"
     assert refused() == (
-        " is a pickle, which may run code when it is read; load it where it is trusted "
+        f" is a {kind}, which may run code when it is read; load it where it is trusted "
         "with torch.load(..., weights_only=True) and save it as safetensors"
     )
     assert not (tmp_path / "harmless").exists()
@@ -274,6 +380,9 @@ def test_a_pickle_of_the_oldest_protocol_is_refused_and_never_run(refused, path,
     assert not (tmp_path / "harmless").exists()
 
 
+OTHER = "it belongs to another architecture"
+
+
 def refusal(path, message):
     return pytest.raises(CheckpointError, match=f"^{re.escape(f'{path}{message}')}$")
 
@@ -282,9 +391,26 @@ def test_other_shapes_are_refused_with_both_and_nothing_is_loaded(path):
     save_checkpoint(nn.Linear(4, 3), path)
     module = nn.Linear(5, 3)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    with refusal(path, ": 'weight' has shape (3, 4), the model needs (3, 5)"):
+    with refusal(path, f": 'weight' has shape (3, 4), the model needs (3, 5); {OTHER}"):
         load_checkpoint(module, path)
     assert all(torch.equal(module.state_dict()[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64])
+def test_integers_are_not_loaded_as_weights(path, dtype):
+    write_tensors({"weight": torch.ones(3, 4, dtype=dtype), "bias": torch.ones(3)}, path, {})
+    kind = str(dtype).removeprefix("torch.")
+    with refusal(path, f": 'weight' holds {kind}, the model needs float32; save it in that type"):
+        load_checkpoint(nn.Linear(4, 3), path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_loaded_in_the_models_own(path, dtype):
+    write_tensors({"weight": torch.full((3, 4), 0.5).to(dtype), "bias": torch.ones(3)}, path, {})
+    module = nn.Linear(4, 3)
+    load_checkpoint(module, path)
+    assert module.weight.dtype == torch.float32
+    assert (module.weight == 0.5).all()
 
 
 def test_missing_names_are_refused(path):
