@@ -17,6 +17,7 @@ SLICE = Path(__file__).parent / "zoo" / "fashion-mnist-test-1000.npz"
 
 # Mean and standard deviation of the 60,000 training images, pixels in 0..1.
 MEAN, STD = 0.2860, 0.3530
+CLASSES = 10
 
 _UNSIGNED_BYTE = 0x08
 _MOST_BYTES = 1 << 28  # the largest file unpacks to 47 MB
@@ -53,6 +54,9 @@ def load_fashion_mnist(folder: Path = DEFAULT_FOLDER, *, train: bool) -> Images:
         raise DataError(f"{folder}: {len(pixels)} images but {len(labels)} labels")
     if pixels.shape[1:] != (28, 28):
         raise DataError(f"{folder}: images of {pixels.shape[1:]} pixels, expected (28, 28)")
+    if not len(labels) or labels.max() >= CLASSES:
+        found = f"a label {labels.max()}" if len(labels) else "no images"
+        raise DataError(f"{folder}: {found}, expected images of classes 0 to {CLASSES - 1}")
     return Images(pixels, labels)
 
 

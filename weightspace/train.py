@@ -98,15 +98,21 @@ def train(
         limit: train on the first images only; for trying things out.
 
     Raises:
-        ValueError: the model is not for Fashion-MNIST, or ``epochs`` is less than 1.
+        ValueError: the model is unknown or not for Fashion-MNIST, or ``epochs`` or ``limit`` is
+            less than 1.
         DataError: the data is missing or damaged.
-        CheckpointError: an interrupted training with other settings lies in ``out``.
+        CheckpointError: an interrupted training with other settings, or a file of another kind
+            under its name, lies in ``out``.
     """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r} is not known; `weightspace models` lists all")
     spec = MODELS[name]
     if spec.input_shape != (1, 28, 28):
         raise ValueError(f"model {name!r} is not for Fashion-MNIST; there is no data to train it")
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; train for at least one")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; train on at least one image")
     if threads is not None:
         torch.set_num_threads(threads)
     training, test = load_fashion_mnist(data, train=True), load_fashion_mnist(data, train=False)
@@ -154,15 +160,18 @@ def _fit(spec: ModelSpec, run: Run, images: Images, resume: Path, console: Conso
     pixels = preprocess(images.pixels)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[loss]}"),
+        TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         for epoch in range(first, run.epochs):
             task = progress.add_task(
-                f"{spec.name} epoch {epoch + 1}/{run.epochs}", total=_steps(run), loss=""
+                f"{spec.name} epoch {epoch + 1}/{run.epochs}", total=_steps(run), shown=""
             )
-            for step, loss in _epoch(module, optimizer, run, epoch, pixels, images.labels):
-                progress.update(task, completed=step + 1, loss=f"loss {loss:.3f}")
+            right = seen = 0
+            for step, loss, hits in _epoch(module, optimizer, run, epoch, pixels, images.labels):
+                right, seen = right + hits, min(seen + BATCH, run.images)
+                shown = f"loss {loss:.3f}, {right / seen:.1%} right"
+                progress.update(task, completed=step + 1, shown=shown)
             _save(module, optimizer, resume, run, epoch + 1)
     return module
 
@@ -174,8 +183,8 @@ def _epoch(
     epoch: int,
     pixels: NDArray[np.float32],
     labels: NDArray[np.uint8],
-) -> Iterator[tuple[int, float]]:
-    """Train for one epoch; yields each step and its loss."""
+) -> Iterator[tuple[int, float, int]]:
+    """Train for one epoch; yields each step, its loss and how many of its batch were right."""
     # Order and augmentation depend on seed and epoch alone, so that resuming changes nothing.
     generator = np.random.default_rng((run.seed, epoch))
     order = generator.permutation(run.images)
@@ -194,7 +203,7 @@ def _epoch(
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
-        yield step, loss.item()
+        yield step, loss.item(), int((logits.detach().argmax(-1) == target).sum())
 
 
 def augment(images: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
@@ -270,6 +279,8 @@ def _restore(module: nn.Module, optimizer: AdamW, path: Path, run: Run) -> int:
     if not path.exists():
         return 0
     state, header = read_tensors(path)
+    if not {"run", "epoch", "model"} <= header.keys():
+        raise CheckpointError(f"{path} is not the state of a training; move it away, or delete it")
     before = json.loads(header["run"])
     if before != asdict(run):
         raise CheckpointError(

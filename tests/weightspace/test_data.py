@@ -183,3 +183,18 @@ def test_images_of_another_size_are_refused(idx_folder):
     write_idx(idx_folder / IMAGES, np.zeros((1000, 32, 32), np.uint8))
     with refusal(f"{idx_folder}: images of (32, 32) pixels, expected (28, 28)"):
         load_fashion_mnist(idx_folder, train=True)
+
+
+def test_a_label_of_no_class_is_refused(idx_folder):
+    labels = load_slice().labels.copy()
+    labels[500] = 10
+    write_idx(idx_folder / LABELS, labels)
+    with refusal(f"{idx_folder}: a label 10, expected images of classes 0 to 9"):
+        load_fashion_mnist(idx_folder, train=True)
+
+
+def test_files_without_images_are_refused(idx_folder):
+    write_idx(idx_folder / IMAGES, np.zeros((0, 28, 28), np.uint8))
+    write_idx(idx_folder / LABELS, np.zeros(0, np.uint8))
+    with refusal(f"{idx_folder}: no images, expected images of classes 0 to 9"):
+        load_fashion_mnist(idx_folder, train=True)

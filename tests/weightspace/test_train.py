@@ -12,7 +12,7 @@ from rich.console import Console
 
 from export.ties import unique_parameters
 from weightspace import train as training
-from weightspace.checkpoint import CheckpointError, load_checkpoint, read_metadata
+from weightspace.checkpoint import CheckpointError, load_checkpoint, read_metadata, save_checkpoint
 from weightspace.data import DataError, Images, load_slice, preprocess
 from weightspace.models import MODELS
 from weightspace.train import PEAK_RATE, SHIFT, accuracy_of, augment, learning_rate, train
@@ -134,6 +134,53 @@ def test_a_damaged_state_of_an_interrupted_training_is_refused(idx_folder, tmp_p
         train_briefly(tmp_path, idx_folder, limit=128)
 
 
+def test_another_file_under_the_name_of_the_state_is_refused(idx_folder, tmp_path):
+    resume = tmp_path / f"{NAME}.resume"
+    save_checkpoint(torch.nn.Linear(2, 2), resume)
+    before = resume.read_bytes()
+    message = f"{resume} is not the state of a training; move it away, or delete it"
+    with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
+        train_briefly(tmp_path, idx_folder)
+    assert resume.read_bytes() == before
+
+
+def test_progress_shows_epoch_step_loss_and_the_share_that_is_right(
+    idx_folder, tmp_path, monkeypatch
+):
+    def epoch(*_):
+        yield 0, 2.5, 32  # of a whole batch of 128
+        yield 1, 1.25, 8  # of the 72 that are left
+
+    monkeypatch.setattr(training, "_epoch", epoch)
+    text = io.StringIO()
+    console = Console(file=text, width=120, force_terminal=True)
+    train_briefly(tmp_path, idx_folder, epochs=1, limit=200, console=console)
+    last = text.getvalue().split(NAME)[-1]
+    assert " epoch 1/1" in last
+    assert "2/2" in last
+    assert "loss 1.250, 20.0% right" in last
+
+
+def test_hits_of_a_step_are_counted_against_the_labels_before_it_learns():
+    images = load_slice()
+    run = training.Run(NAME, 1, 0, 1000)
+    module = MODELS[NAME].build()
+    torch.nn.init.zeros_(module.head.weight)
+    torch.nn.init.constant_(module.head.bias, -9)
+    with torch.no_grad():
+        module.head.bias[4] = 9  # it answers 4 whatever it sees
+    optimizer = training._optimizer(module)
+    for group in optimizer.param_groups:
+        group["lr"] = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "learning_rate", lambda *_: 0.0)
+        steps = list(
+            training._epoch(module, optimizer, run, 0, preprocess(images.pixels), images.labels)
+        )
+    assert [step for step, _, _ in steps] == list(range(8))
+    assert sum(hits for _, _, hits in steps) == (images.labels == 4).sum()
+
+
 def test_the_card_tells_what_was_trained(idx_folder, tmp_path):
     card = train_briefly(tmp_path, idx_folder, epochs=1, limit=200, seed=3)
     assert json.loads((tmp_path / f"{NAME}.json").read_text()) == {
@@ -196,6 +243,18 @@ def test_a_model_for_other_images_is_refused(tmp_path):
     ):
         train("vit-b16", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^model 'nope' is not known; `weightspace models` lists"):
+        train("nope", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("limit", [0, -5])
+def test_at_least_one_image_is_needed(tmp_path, limit):
+    with pytest.raises(ValueError, match=rf"^limit is {limit}; train on at least one image$"):
+        train(NAME, tmp_path / "out", limit=limit)
 
 
 def test_at_least_one_epoch_is_needed(tmp_path):
