@@ -8,6 +8,7 @@ WeightspaceError                exit code 1
 ├── CaptureError                torch.export or the ONNX exporter failed
 ├── PassError                   a pass failed, or broke a rule that every pass keeps
 ├── TieLostError                the 1.00 rule is broken: a shared weight is stored more than once
+├── LoweringError               a backend's format cannot express the model, or its converter failed
 ├── ParityError                 an artifact's outputs differ from torch's
 ├── OutputError                 an output folder cannot be written, or the disk is full
 ├── MeasureError                a measurement could not be made
@@ -73,6 +74,10 @@ class PassError(WeightspaceError):
 
 class TieLostError(WeightspaceError):
     """A weight that torch stores once would be stored more than once."""
+
+
+class LoweringError(WeightspaceError):
+    """The graph cannot be written in a backend's format."""
 
 
 class ParityError(WeightspaceError):

@@ -1,0 +1,225 @@
+"""Walks an ONNX graph and lowers it node by node."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from export.errors import LoweringError
+from export.lower.tflite.graph import Graph, Tensor
+from export.lower.tflite.layout import plain
+from export.lower.tflite.lowering import (
+    BOOL,
+    INT32,
+    INT64,
+    Constant,
+    Lowering,
+    Node,
+    Unsupported,
+)
+from export.lower.tflite.ops import OPERATORS
+from export.lower.tflite.probe import Probed, evaluate, probe
+from export.lower.tflite.sizes import in_file, is_static
+
+_INPUT_TYPES = (np.dtype("float32"), INT32, INT64, BOOL, np.dtype("uint8"), np.dtype("int8"))
+_MAX_LISTED = 20
+_OLDEST_OPSET = 13
+_MAX_FOLDED_ELEMENTS = 4096
+
+
+def convert(model: ir.Model) -> Graph:
+    """Lower a graph whose stored tensors are each there once.
+
+    Raises:
+        LoweringError: something has no form in TFLite; everything that has none is named at once.
+    """
+    _check_model(model)
+    probed = probe(model)
+    graph = Graph()
+    low = Lowering(probed, graph, frozenset(_read_both_ways(model.graph)))
+    _hold_inputs(low, model.graph)
+    problems: list[str] = []
+    for node in model.graph:
+        if _hold_known(low, probed, node) or _fold(low, node, model.opset_imports):
+            continue
+        try:
+            lower = OPERATORS.get(node.op_type) if node.domain == "" else None
+            if lower is None:
+                raise Unsupported("no such operator")
+            wrapped = Node(node)
+            low.where = wrapped.name
+            lower(low, wrapped)
+        except Unsupported as reason:
+            problems.append(f"{_title(node)}: {reason}")
+            _stand_in(low, node)
+    if problems:
+        raise LoweringError(_listing(problems))
+    for value in model.graph.outputs:
+        _add_output(low, value)
+    graph.remove_unread()
+    return graph
+
+
+def _check_model(model: ir.Model) -> None:
+    opset = model.opset_imports.get("", 0)
+    if opset < _OLDEST_OPSET:
+        raise LoweringError(
+            f"the model has opset {opset}; {_OLDEST_OPSET} or newer is needed: convert it with "
+            "onnx.version_converter"
+        )
+    if model.functions:
+        raise LoweringError("the model has functions of its own; inline them with onnx.inliner")
+
+
+def _hold_inputs(low: Lowering, onnx_graph: ir.Graph) -> None:
+    for value in onnx_graph.inputs:
+        if value.is_initializer():
+            continue
+        shape, dtype = low.shape(value), low.dtype(value)
+        if dtype not in _INPUT_TYPES:
+            raise LoweringError(f"input {value.name!r} has type {dtype}, which is not supported")
+        tensor = Tensor(low.unique(value.name or "input"), shape, dtype)
+        low.graph.inputs.append(tensor)
+        low.know_axes(tensor)
+        low.place(value, tensor)
+    for value in onnx_graph.initializers.values():
+        assert value.const_value is not None
+        array = value.const_value.numpy()
+        is_weight = array.dtype.kind == "f"
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        low.hold_constant(value, array, weight=is_weight, origin=value.name or "")
+
+
+def _hold_known(low: Lowering, probed: Probed, node: ir.Node) -> bool:
+    """Note outputs that follow from shapes alone; gives whether nothing is left to lower."""
+    for output in node.outputs:
+        arrays = probed.known.get(output.name or "")
+        if arrays is None:
+            return False
+        if all(np.array_equal(array, arrays[0]) for array in arrays):
+            low.hold_constant(output, arrays[0], weight=_reads_weights(low, node))
+        elif arrays[0].dtype.kind not in "iu" or probed.sizes(output.name or "") is None:
+            return False
+    return True
+
+
+def _reads_weights(low: Lowering, node: ir.Node) -> bool:
+    held = [low.held(value) for value in node.inputs if value is not None]
+    return any(isinstance(one, Constant) and one.weight for one in held)
+
+
+def _fold(low: Lowering, node: ir.Node, opsets: Mapping[str, int]) -> bool:
+    """Compute a node of small constants now, such as a bias that is made of a scalar."""
+    held = {v.name or "": low.held(v) for v in node.inputs if v is not None and v.name}
+    arrays = {name: one.array for name, one in held.items() if isinstance(one, Constant)}
+    shapes = [low.shape(output) for output in node.outputs if output.name]
+    elements = sum(math.prod(in_file(shape)) for shape in shapes)
+    if (
+        len(arrays) < len(held)
+        or elements > _MAX_FOLDED_ELEMENTS
+        or any(array.size > _MAX_FOLDED_ELEMENTS for array in arrays.values())
+        or not all(is_static(shape) for shape in shapes)
+        or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+    ):
+        return False
+    found = evaluate(node, arrays, opsets)
+    if found is None:
+        return False
+    for output, array in zip(node.outputs, found, strict=False):
+        low.hold_constant(output, array, weight=_reads_weights(low, node))
+    return True
+
+
+def _stand_in(low: Lowering, node: ir.Node) -> None:
+    """Put a tensor where a node failed, so that the rest of the graph is checked as well."""
+    for output in node.outputs:
+        try:
+            tensor = Tensor(low.unique("missing"), low.shape(output), low.dtype(output))
+        except KeyError:
+            continue
+        low.place(output, tensor, plain(tensor.rank))
+
+
+def _add_output(low: Lowering, value: ir.Value) -> None:
+    tensor = low.tensor(value)
+    makers = {id(output) for op in low.graph.operators for output in op.outputs}
+    taken = {id(other) for _, other in low.graph.outputs}
+    if id(tensor) not in makers or id(tensor) in taken:
+        # An output that is an input, a constant or another output needs a tensor of its own.
+        low.where = value.name or "output"
+        shape = low.vector([-1, *[1] * 0]) if tensor.rank == 1 else low.size_tensor(tensor.shape)
+        options = {"newShape": [-1] if tensor.rank == 1 else None}
+        if tensor.rank > 1 and is_static(tensor.shape):
+            options = {"newShape": list(tensor.shape)}
+        tensor = low.emit("RESHAPE", [tensor, shape], tensor.shape, **options)
+    low.graph.outputs.append((value.name or "", tensor))
+
+
+# ---- what is said of a node that cannot be lowered --------------------------------------------
+
+
+def _title(node: ir.Node) -> str:
+    part = _part_of(node)
+    where = f" near {part!r}" if part else ""
+    return f"{node.domain + '.' if node.domain else ''}{node.op_type} {node.name!r}{where}"
+
+
+def _part_of(node: ir.Node) -> str:
+    """The part of the model a node belongs to: that of the nearest weight before it."""
+    queue, seen = [node], {id(node)}
+    while queue:
+        current = queue.pop(0)
+        for value in current.inputs:
+            if value is None:
+                continue
+            if value.is_initializer() and "." in (value.name or ""):
+                return (value.name or "").rpartition(".")[0]
+            maker = value.producer()
+            if maker is not None and id(maker) not in seen:
+                seen.add(id(maker))
+                queue.append(maker)
+    return ""
+
+
+def _listing(problems: list[str]) -> str:
+    shown = problems[:_MAX_LISTED]
+    more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
+    count = f"{len(problems)} nodes have" if len(problems) > 1 else "1 node has"
+    return f"{count} no TFLite form: {'; '.join(shown)}{more}"
+
+
+# ---- which matrices are read both straight and transposed -------------------------------------
+
+
+def _read_both_ways(graph: ir.Graph) -> Iterator[str]:
+    """Initializers that products read in both orientations, or that something else reads too."""
+    for name, value in graph.initializers.items():
+        if len(set(_readings(value, swapped=False))) > 1:
+            yield name
+
+
+def _readings(value: ir.Value, *, swapped: bool) -> Iterator[str]:
+    for node, index in value.uses():
+        if node.op_type == "Transpose":
+            yield from _readings(node.outputs[0], swapped=swapped != _swaps(node))
+        elif node.op_type in ("Identity", "Reshape", "Squeeze", "Unsqueeze") and index == 0:
+            yield from _readings(node.outputs[0], swapped=swapped)
+        elif node.op_type in ("MatMul", "Gemm") and index == 1:
+            attribute = node.attributes.get("transB")
+            turned = attribute is not None and bool(attribute.as_int())
+            yield "out, in" if swapped != turned else "in, out"
+        elif node.op_type == "Conv" and index == 1:
+            yield "in, out" if swapped else "out, in"
+        elif node.op_type == "ConvTranspose" and index == 1:
+            yield "out, in" if swapped else "in, out"
+        else:
+            yield "as stored"
+
+
+def _swaps(node: ir.Node) -> bool:
+    perm = node.attributes.get("perm")
+    return perm is None or tuple(perm.as_ints())[:2] == (1, 0)

@@ -1,0 +1,108 @@
+"""Joins of neighbouring operators that a TFLite operator has attributes or inputs for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from export.lower.tflite.graph import Graph, Operator, Tensor
+
+_ACTIVATIONS = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}  # the schema's ActivationFunctionType
+_TAKES_ACTIVATION = {
+    "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL", "DIV",
+    "MAX_POOL_2D", "AVERAGE_POOL_2D",
+}  # fmt: skip
+_TAKES_BIAS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+
+
+def fuse(graph: Graph) -> None:
+    """Take biases and activations into the operators before them."""
+    _fuse_biases(graph)
+    _fuse_activations(graph)
+    graph.remove_unread()
+    _fill_biases(graph)
+
+
+def _fuse_biases(graph: Graph) -> None:
+    makers, uses, outputs = graph.makers(), graph.uses(), _outputs(graph)
+    for add in graph.operators:
+        if add.kind != "ADD":
+            continue
+        for product, bias in (add.inputs, add.inputs[::-1]):
+            assert product is not None
+            maker = makers.get(product)
+            if (
+                maker is not None
+                and maker.kind in _TAKES_BIAS
+                and maker.inputs[2] is None
+                and len(uses[product]) == 1
+                and product not in outputs
+                and bias is not None
+                and _is_vector(bias, product)
+            ):
+                assert bias.data is not None
+                maker.inputs[2] = _flat(bias)
+                _take_over(maker, add, makers)
+                break
+
+
+def _is_vector(bias: Tensor, product: Tensor) -> bool:
+    last = product.shape[-1]
+    return (
+        bias.data is not None
+        and bias.data.size == last
+        and bias.rank > 0
+        and bias.shape[-1] == last
+        and bias.rank <= product.rank
+    )
+
+
+def _flat(bias: Tensor) -> Tensor:
+    if bias.rank == 1:
+        return bias
+    assert bias.data is not None
+    shape = (bias.data.size,)
+    return Tensor(bias.name, shape, bias.dtype, bias.data.reshape(shape), bias.weight)
+
+
+def _fuse_activations(graph: Graph) -> None:
+    makers, uses, outputs = graph.makers(), graph.uses(), _outputs(graph)
+    for activation in graph.operators:
+        source = activation.inputs[0] if activation.inputs else None
+        if activation.kind not in _ACTIVATIONS or source is None:
+            continue
+        maker = makers.get(source)
+        if (
+            maker is not None
+            and maker.kind in _TAKES_ACTIVATION
+            and not maker.options.get("fusedActivationFunction")
+            and len(uses[source]) == 1
+            and source not in outputs
+        ):
+            maker.options["fusedActivationFunction"] = _ACTIVATIONS[activation.kind]
+            _take_over(maker, activation, makers)
+
+
+def _fill_biases(graph: Graph) -> None:
+    """Give each convolution a bias: the kernels want one, where that of a product is optional."""
+    zeros: dict[int, Tensor] = {}
+    for operator in graph.operators:
+        if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D") and operator.inputs[2] is None:
+            channels = operator.outputs[0].shape[-1]
+            assert isinstance(channels, int)
+            if channels not in zeros:
+                array = np.zeros(channels, np.float32)
+                zeros[channels] = Tensor(f"zeros_{channels}", (channels,), array.dtype, array)
+            operator.inputs[2] = zeros[channels]
+
+
+def _take_over(maker: Operator, follower: Operator, makers: dict[Tensor, Operator]) -> None:
+    """Let an operator compute what the one after it did; that one is no longer read."""
+    old = maker.outputs[0]
+    maker.outputs[0] = follower.outputs[0]
+    follower.outputs = [old]
+    follower.inputs = []
+    makers[maker.outputs[0]] = maker
+
+
+def _outputs(graph: Graph) -> set[Tensor]:
+    return {tensor for _, tensor in graph.outputs}

@@ -1,0 +1,332 @@
+"""The state of one lowering, and what the operators' functions may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.lower.tflite.graph import Graph, Tensor
+from export.lower.tflite.layout import Layout, between, moves_data, plain, stored
+from export.lower.tflite.probe import Probed
+from export.lower.tflite.sizes import Dim, Shape, Size, in_file, is_static, signature
+
+Array = NDArray[np.generic]
+FLOAT, INT32, INT64, BOOL = (np.dtype(name) for name in ("float32", "int32", "int64", "bool"))
+
+
+class Unsupported(Exception):  # noqa: N818  not an error of the user's: collected and reported
+    """What TFLite, or this lowering, cannot express; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A value known before the run, in ONNX's order of axes.
+
+    Args:
+        array: its content; a view of the stored weights where it is one.
+        weight: whether it holds parameters, not shapes or folded scalars.
+        origin: the initializer that it is a view of, if it is one.
+    """
+
+    array: Array
+    name: str
+    weight: bool = False
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A value that an operator computes, or an input."""
+
+    tensor: Tensor
+    layout: Layout
+
+
+class Node:
+    """An ONNX node with its attributes' defaults at hand."""
+
+    def __init__(self, node: ir.Node) -> None:
+        self.ir = node
+        self.kind = node.op_type
+        self.name = node.name or (node.outputs[0].name or node.op_type)
+        self.inputs = [v if v is not None and v.name else None for v in node.inputs]
+        self.outputs = list(node.outputs)
+
+    def input(self, place: int) -> ir.Value | None:
+        """An optional input."""
+        return self.inputs[place] if place < len(self.inputs) else None
+
+    def required(self, place: int) -> ir.Value:
+        """An input that the operator cannot do without."""
+        value = self.input(place)
+        if value is None:
+            raise Unsupported(f"input {place} is missing")
+        return value
+
+    def int(self, name: str, default: int) -> int:
+        """An integer attribute."""
+        attribute = self.ir.attributes.get(name)
+        return default if attribute is None else attribute.as_int()
+
+    def float(self, name: str, default: float) -> float:
+        """A float attribute."""
+        attribute = self.ir.attributes.get(name)
+        return default if attribute is None else attribute.as_float()
+
+    def ints(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+        """An attribute that is a list of integers."""
+        attribute = self.ir.attributes.get(name)
+        return tuple(default if attribute is None else attribute.as_ints())
+
+    def string(self, name: str, default: str) -> str:
+        """A text attribute."""
+        attribute = self.ir.attributes.get(name)
+        return default if attribute is None else attribute.as_string()
+
+
+class Lowering:
+    """Turns ONNX values into TFLite tensors, each once in each layout that is asked for."""
+
+    def __init__(self, probed: Probed, graph: Graph, tied: Set[str] = frozenset()) -> None:
+        self.graph = graph
+        self.where = ""
+        self._tied = tied
+        self._probed = probed
+        self._held: dict[str, Constant | Placed] = {}
+        self._laid_out: dict[tuple[str, Layout], Tensor] = {}
+        self._constants: dict[tuple[Any, ...], Tensor] = {}
+        self._names: dict[str, int] = {}
+        self._axes: dict[Size, tuple[Tensor, int]] = {}
+        self._sizes: dict[Size, Tensor] = {}
+
+    # ---- what is known of ONNX values ---------------------------------------------------------
+
+    def shape(self, value: ir.Value) -> Shape:
+        """The value's shape in ONNX's order of axes."""
+        return self._probed.shapes[value.name or ""]
+
+    def dtype(self, value: ir.Value) -> np.dtype[Any]:
+        """The value's element type."""
+        return self._probed.dtypes[value.name or ""]
+
+    def constant(self, value: ir.Value | None) -> Array | None:
+        """The value's content where it does not depend on any input."""
+        if value is None:
+            return None
+        held = self._held.get(value.name or "")
+        return held.array if isinstance(held, Constant) else None
+
+    def sizes(self, value: ir.Value | None) -> tuple[Size, ...] | None:
+        """The content of an integer vector where it depends on shapes alone."""
+        if value is None:
+            return None
+        array = self.constant(value)
+        if array is not None:
+            return tuple(int(size) for size in array.ravel())
+        return self._probed.sizes(value.name or "")
+
+    def ints(self, value: ir.Value | None, what: str) -> tuple[int, ...]:
+        """The content of an integer vector that must be constant."""
+        array = self.constant(value)
+        if array is None:
+            raise Unsupported(f"{what} is computed while the model runs; it must be constant")
+        return tuple(int(item) for item in array.ravel())
+
+    def held(self, value: ir.Value) -> Constant | Placed:
+        """How a value is held: as a constant or in a tensor."""
+        name = value.name or ""
+        if name not in self._held:
+            self._held[name] = self._from_sizes(value)
+        return self._held[name]
+
+    def _from_sizes(self, value: ir.Value) -> Placed:
+        """Write a vector of sizes as a tensor, now that one is needed."""
+        sizes = self._probed.sizes(value.name or "")
+        if sizes is None:
+            raise Unsupported(f"{value.name!r} was not lowered")
+        rank = len(self.shape(value))
+        tensor = self.size_tensor(sizes, self.dtype(value), scalar=rank == 0)
+        return Placed(tensor, plain(rank))
+
+    # ---- constants ----------------------------------------------------------------------------
+
+    def hold_constant(
+        self, value: ir.Value, array: Array, *, weight: bool, origin: str = ""
+    ) -> None:
+        """Note that a value is constant."""
+        self._held[value.name or ""] = Constant(array, origin or value.name or "", weight, origin)
+
+    def keeps_orientation(self, weight: Constant) -> bool:
+        """Whether a matrix is read both straight and transposed, so that it stays as it is."""
+        return weight.origin in self._tied
+
+    def const(self, array: Any, name: str = "const", *, weight: bool = False) -> Tensor:
+        """A constant tensor; the same array gives the same tensor."""
+        array = np.asarray(array)
+        key: tuple[Any, ...] = (
+            array.__array_interface__["data"][0], array.shape, array.strides, array.dtype, weight
+        )  # fmt: skip
+        if array.nbytes <= 1024:
+            key = (array.tobytes(), array.shape, array.dtype, weight)
+        if key not in self._constants:
+            shape = tuple(int(size) for size in array.shape)
+            self._constants[key] = Tensor(self.unique(name), shape, array.dtype, array, weight)
+        return self._constants[key]
+
+    def vector(self, values: Sequence[int]) -> Tensor:
+        """A constant int32 vector: axes, paddings, shapes."""
+        return self.const(np.asarray(values, np.int32), "ints")
+
+    def scalar(self, value: float, dtype: np.dtype[Any] = FLOAT) -> Tensor:
+        """A constant scalar."""
+        return self.const(np.asarray(value, dtype), "scalar")
+
+    # ---- tensors ------------------------------------------------------------------------------
+
+    def unique(self, name: str) -> str:
+        """Make a tensor name that no other tensor has."""
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        return f"{name}_{count}" if count else name
+
+    def emit(
+        self,
+        kind: str,
+        inputs: Sequence[Tensor | None],
+        shape: Sequence[Size],
+        dtype: np.dtype[Any] | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Append an operator with one output and give that.
+
+        Args:
+            dtype: of the output; that of the first input where it is left out.
+        """
+        first = inputs[0]
+        assert dtype is not None or first is not None
+        kept = dtype if dtype is not None else first.dtype  # type: ignore[union-attr]
+        output = Tensor(self.unique(f"{self.where}/{kind.lower()}"), tuple(shape), kept)
+        self.graph.add(kind, inputs, [output], options, self.where)
+        self.know_axes(output)
+        return output
+
+    def know_axes(self, tensor: Tensor) -> None:
+        """Note where a varying size can be read off while the model runs."""
+        for axis, size in enumerate(tensor.shape):
+            if isinstance(size, Dim):
+                self._axes.setdefault(size, (tensor, axis))
+
+    def place(self, value: ir.Value, tensor: Tensor, layout: Layout | None = None) -> None:
+        """Note the tensor of a value."""
+        self._held[value.name or ""] = Placed(tensor, layout or plain(tensor.rank))
+
+    def tensor(self, value: ir.Value, layout: Layout | None = None) -> Tensor:
+        """The value in a layout; ONNX's own where none is given."""
+        held = self.held(value)
+        if isinstance(held, Constant):
+            array = held.array.transpose(layout) if layout else held.array
+            return self.const(array, held.name, weight=held.weight)
+        want = layout or plain(held.tensor.rank)
+        if held.layout == want:
+            return held.tensor
+        key = (value.name or "", want)
+        if key not in self._laid_out:
+            self._laid_out[key] = self.transpose(held.tensor, between(held.layout, want))
+        return self._laid_out[key]
+
+    def transpose(self, tensor: Tensor, perm: Layout) -> Tensor:
+        """Transpose a tensor, by a RESHAPE where no element moves."""
+        shape = stored(tensor.shape, perm)
+        if perm == plain(tensor.rank):
+            return tensor
+        if not moves_data(tensor.shape, perm):
+            return self.reshape(tensor, shape)
+        return self.emit("TRANSPOSE", [tensor, self.vector(perm)], shape)
+
+    def reshape(self, tensor: Tensor, shape: Sequence[Size]) -> Tensor:
+        """Reshape a tensor; its new shape is constant where at most one size varies."""
+        shape = tuple(shape)
+        if shape == tensor.shape:
+            return tensor
+        if sum(isinstance(size, Dim) for size in shape) <= 1 and 0 not in shape:
+            target = signature(shape)
+            return self.emit("RESHAPE", [tensor, self.vector(target)], shape, newShape=list(target))
+        return self.emit("RESHAPE", [tensor, self.size_tensor(shape)], shape)
+
+    # ---- sizes that vary ----------------------------------------------------------------------
+
+    def size_tensor(
+        self, sizes: Sequence[Size], dtype: np.dtype[Any] = INT32, *, scalar: bool = False
+    ) -> Tensor:
+        """A vector of sizes, or a scalar, read off tensors while the model runs where they vary."""
+        if is_static(sizes):
+            array = np.asarray(in_file(sizes), dtype)
+            return self.const(array.reshape(()) if scalar else array, "sizes")
+        parts = [self._one_size(size) for size in sizes]
+        if scalar:
+            found = self.reshape(parts[0], ())
+        elif len(parts) == 1:
+            found = parts[0]
+        else:
+            found = self.emit("CONCATENATION", parts, (len(parts),), INT32, axis=0)
+        return found if dtype == INT32 else self.cast(found, dtype)
+
+    def _one_size(self, size: Size) -> Tensor:
+        """A vector of one size."""
+        if isinstance(size, int):
+            return self.vector([size])
+        if size not in self._sizes:
+            self._sizes[size] = self._read_size(size)
+        return self._sizes[size]
+
+    def _read_size(self, size: Dim) -> Tensor:
+        if size in self._axes:
+            tensor, axis = self._axes[size]
+            whole = self.emit("SHAPE", [tensor], (tensor.rank,), INT32, outType=2)
+            begin, end = self.vector([axis]), self.vector([axis + 1])
+            return self.emit("STRIDED_SLICE", [whole, begin, end, self.vector([1])], (1,))
+        for known in self._axes:
+            found = self._from_other(size, known)
+            if found is not None:
+                return found
+        raise Unsupported(f"a size that is {signature([size])} cannot be derived from the inputs")
+
+    def _from_other(self, size: Dim, known: Size) -> Tensor | None:
+        """Write a size as ``factor * known + offset`` where that holds in every trial."""
+        assert isinstance(known, Dim)
+        rise = known.values[1] - known.values[0]
+        if rise == 0 or (size.values[1] - size.values[0]) % rise:
+            return None
+        factor = (size.values[1] - size.values[0]) // rise
+        offset = size.values[0] - factor * known.values[0]
+        if known * factor + offset != size:
+            return None
+        result = self._one_size(known)
+        if factor != 1:
+            result = self.emit("MUL", [result, self.vector([factor])], (1,))
+        if offset:
+            result = self.emit("ADD", [result, self.vector([offset])], (1,))
+        return result
+
+    # ---- small helpers that many operators use ------------------------------------------------
+
+    def cast(self, tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
+        """Convert a tensor's element type."""
+        if tensor.dtype == dtype:
+            return tensor
+        return self.emit("CAST", [tensor], tensor.shape, dtype)
+
+    def binary(self, kind: str, one: Tensor, other: Tensor, shape: Sequence[Size]) -> Tensor:
+        """An elementwise operator on two tensors."""
+        return self.emit(kind, [one, other], shape)
+
+    def broadcast_to(self, tensor: Tensor, shape: Sequence[Size]) -> Tensor:
+        """Repeat a tensor to a larger shape."""
+        if tensor.shape == tuple(shape):
+            return tensor
+        return self.emit("BROADCAST_TO", [tensor, self.size_tensor(shape)], shape)

@@ -1,0 +1,283 @@
+"""Convolutions, channels last; filters are stored as ``(out, height, width, in)``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from export.lower.tflite.graph import Tensor
+from export.lower.tflite.layout import channels_last, stored
+from export.lower.tflite.lowering import Constant, Lowering, Node, Unsupported
+from export.lower.tflite.ops.linear import times_weight
+from export.lower.tflite.sizes import Shape, Size
+
+SAME, VALID = 0, 1
+_PLANE = 4  # rank of a batch of images
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a filter or pool moves over an image, for two axes."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    begins: tuple[int, int]
+    ends: tuple[int, int]
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Extent of the dilated kernel."""
+        high, wide = self.kernel
+        return (high - 1) * self.dilations[0] + 1, (wide - 1) * self.dilations[1] + 1
+
+    @property
+    def padded(self) -> bool:
+        """Whether anything is padded."""
+        return any(self.begins) or any(self.ends)
+
+
+def window_of(node: Node, kernel: Sequence[int], image: Sequence[Size]) -> Window:
+    """Read a window's attributes; one for a line of length ``w`` is one of ``(1, w)``.
+
+    Args:
+        image: height and width of the input, or its length.
+    """
+    axes = len(kernel)
+    if axes not in (1, 2):
+        raise Unsupported(f"{axes} spatial axes; 1 and 2 are supported")
+    strides = node.ints("strides", [1] * axes)
+    dilations = node.ints("dilations", [1] * axes)
+    pads = node.ints("pads", [0] * (2 * axes))
+    auto = node.string("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pads = _same_pads(auto, image, kernel, strides, dilations)
+    if min(pads) < 0:
+        raise Unsupported("negative padding")
+    pair = (lambda a, fill: (fill, a[0]) if axes == 1 else (a[0], a[1]))  # noqa: E731
+    return Window(
+        pair(kernel, 1), pair(strides, 1), pair(dilations, 1),
+        pair(pads[:axes], 0), pair(pads[axes:], 0),
+    )  # fmt: skip
+
+
+def _same_pads(
+    auto: str, image: Sequence[Size], kernel: Sequence[int], strides: Sequence[int],
+    dilations: Sequence[int],
+) -> tuple[int, ...]:  # fmt: skip
+    begins, ends = [], []
+    for size, k, step, dilation in zip(image, kernel, strides, dilations, strict=True):
+        if not isinstance(size, int):
+            raise Unsupported("auto_pad with an image size that varies")
+        needed = max((math.ceil(size / step) - 1) * step + (k - 1) * dilation + 1 - size, 0)
+        small, large = needed // 2, needed - needed // 2
+        begins.append(small if auto == "SAME_UPPER" else large)
+        ends.append(large if auto == "SAME_UPPER" else small)
+    return (*begins, *ends)
+
+
+def image_of(low: Lowering, value: ir.Value) -> Tensor:
+    """The value as ``(N, H, W, C)``; a line gets a height of 1."""
+    rank = len(low.shape(value))
+    tensor = low.tensor(value, channels_last(rank))
+    if rank == _PLANE:
+        return tensor
+    batch, length, channels = tensor.shape
+    return low.reshape(tensor, (batch, 1, length, channels))
+
+
+def place_image(low: Lowering, value: ir.Value, tensor: Tensor) -> None:
+    """Note an ``(N, H, W, C)`` tensor as an ONNX value."""
+    shape = low.shape(value)
+    layout = channels_last(len(shape))
+    low.place(value, low.reshape(tensor, stored(shape, layout)), layout)
+
+
+def pad_image(low: Lowering, x: Tensor, window: Window, fill: float = 0.0) -> Tensor:
+    """Pad height and width."""
+    pads = list(zip(window.begins, window.ends, strict=True))
+    added = [begin + end for begin, end in pads]
+    shape = (x.shape[0], x.shape[1] + added[0], x.shape[2] + added[1], x.shape[3])
+    amounts = low.const(np.asarray([(0, 0), *pads, (0, 0)], np.int32), "paddings")
+    if fill == 0.0:
+        return low.emit("PAD", [x, amounts], shape)
+    return low.emit("PADV2", [x, amounts, low.scalar(fill)], shape)
+
+
+def is_same(window: Window, image: Sequence[Size]) -> bool:
+    """Whether the padding is what TFLite's SAME gives for the image."""
+    for size, step, reach, begin, end in zip(
+        image, window.strides, window.reach, window.begins, window.ends, strict=True
+    ):
+        if step == 1:
+            needed = reach - 1
+        elif isinstance(size, int):
+            needed = max((math.ceil(size / step) - 1) * step + reach - size, 0)
+        else:
+            return False
+        if (begin, end) != (needed // 2, needed - needed // 2):
+            return False
+    return True
+
+
+def conv(low: Lowering, node: Node) -> None:
+    """Conv of one or two spatial axes, dense, grouped or depthwise."""
+    weight = low.held(node.required(1))
+    if not isinstance(weight, Constant):
+        raise Unsupported("the filter is computed while the model runs; it must be constant")
+    x = image_of(low, node.required(0))
+    filters = weight.array if weight.array.ndim == _PLANE else weight.array[:, :, None, :]
+    window = window_of(node, weight.array.shape[2:], low.shape(node.required(0))[2:])
+    bias = low.held(node.required(2)) if node.input(2) is not None else None
+    if bias is not None and not isinstance(bias, Constant):
+        raise Unsupported("the bias is computed while the model runs; it must be constant")
+    groups = node.int("group", 1)
+    if _is_pointwise(window) and groups == 1 and low.keeps_orientation(weight):
+        matrix = filters.reshape(filters.shape[:2]).T
+        if matrix.flags.c_contiguous:
+            view = Constant(matrix, weight.name, weight.weight, weight.origin)
+            place_image(low, node.outputs[0], times_weight(low, x, view, bias))
+            return
+    same = is_same(window, x.shape[1:3])
+    if window.padded and not same:
+        x = pad_image(low, x, window)
+    shape = _output(low, node)
+    options = {
+        "padding": SAME if same else VALID,
+        "strideH": window.strides[0], "strideW": window.strides[1],
+        "dilationHFactor": window.dilations[0], "dilationWFactor": window.dilations[1],
+    }  # fmt: skip
+    vector = _bias_tensor(low, bias, int(filters.shape[0]))
+    if groups > 1 and groups == x.shape[3]:
+        array = filters.transpose(1, 2, 3, 0)
+        stored_filter = low.const(array, weight.name, weight=weight.weight)
+        options["depthMultiplier"] = filters.shape[0] // groups
+        found = low.emit("DEPTHWISE_CONV_2D", [x, stored_filter, vector], shape, **options)
+    else:
+        array = filters.transpose(0, 2, 3, 1)
+        stored_filter = low.const(array, weight.name, weight=weight.weight)
+        found = low.emit("CONV_2D", [x, stored_filter, vector], shape, **options)
+    place_image(low, node.outputs[0], found)
+
+
+def _is_pointwise(window: Window) -> bool:
+    return window.kernel == (1, 1) and window.strides == (1, 1) and not window.padded
+
+
+def _bias_tensor(low: Lowering, bias: Constant | None, channels: int) -> Tensor | None:
+    if bias is None:
+        return None
+    return low.const(bias.array.reshape(channels), bias.name, weight=bias.weight)
+
+
+def _output(low: Lowering, node: Node) -> Shape:
+    shape = low.shape(node.outputs[0])
+    if len(shape) < _PLANE:
+        shape = (shape[0], shape[1], 1, shape[2])
+    return stored(shape, channels_last(_PLANE))
+
+
+def conv_transpose(low: Lowering, node: Node) -> None:
+    """ConvTranspose: the whole result by TRANSPOSE_CONV, then cut to what the padding leaves."""
+    weight = low.held(node.required(1))
+    if not isinstance(weight, Constant):
+        raise Unsupported("the filter is computed while the model runs; it must be constant")
+    if node.string("auto_pad", "NOTSET") != "NOTSET" or node.ints("output_shape", ()):
+        raise Unsupported("auto_pad and output_shape; give pads and output_padding")
+    x = image_of(low, node.required(0))
+    filters = weight.array if weight.array.ndim == _PLANE else weight.array[:, :, None, :]
+    window = window_of(node, weight.array.shape[2:], low.shape(node.required(0))[2:])
+    bias = low.held(node.required(2)) if node.input(2) is not None else None
+    if bias is not None and not isinstance(bias, Constant):
+        raise Unsupported("the bias is computed while the model runs; it must be constant")
+    groups = node.int("group", 1)
+    if groups == 1 and _is_pointwise(window) and not any(node.ints("output_padding", ())):
+        view = Constant(
+            filters.reshape(filters.shape[:2]), weight.name, weight.weight, weight.origin
+        )
+        place_image(low, node.outputs[0], times_weight(low, x, view, bias))
+        return
+    if window.dilations != (1, 1):
+        raise Unsupported("a dilated transposed convolution has no TFLite form")
+    shape = _output(low, node)
+    parts = _split_channels(low, x, groups)
+    per_group = int(filters.shape[0]) // groups
+    results = [
+        _transpose_conv(low, part, filters[i * per_group : (i + 1) * per_group], weight, window)
+        for i, part in enumerate(parts)
+    ]
+    found = results[0]
+    if groups > 1:
+        whole = (*found.shape[:3], int(filters.shape[1]) * groups)
+        found = low.emit("CONCATENATION", results, whole, axis=3)
+    begin = (0, window.begins[0], window.begins[1], 0)
+    if any((b + s) != f for b, s, f in zip(begin, shape, found.shape, strict=True)):
+        ends = [begin[axis] + shape[axis] for axis in (1, 2)]
+        if any(_beyond(end, have) for end, have in zip(ends, found.shape[1:3], strict=True)):
+            raise Unsupported("output_padding that reaches beyond the padding")
+        found = low.emit(
+            "SLICE", [found, low.vector(begin), _slice_sizes(low, shape)], shape
+        )
+    if bias is not None:
+        vector = _bias_tensor(low, bias, int(filters.shape[1]) * groups)
+        assert vector is not None
+        found = low.binary("ADD", found, vector, shape)
+    place_image(low, node.outputs[0], found)
+
+
+def _beyond(end: Size, have: Size) -> bool:
+    room = have - end
+    return room < 0 if isinstance(room, int) else min(room.values) < 0
+
+
+def _slice_sizes(low: Lowering, shape: Shape) -> Tensor:
+    """Sizes of a slice from the start of the batch: -1 takes all."""
+    sizes = [-1, *shape[1:]]
+    return low.size_tensor(sizes)
+
+
+def _split_channels(low: Lowering, x: Tensor, groups: int) -> list[Tensor]:
+    if groups == 1:
+        return [x]
+    channels = x.shape[3]
+    assert isinstance(channels, int)
+    return split(low, x, 3, [channels // groups] * groups)
+
+
+def split(low: Lowering, x: Tensor, axis: int, parts: Sequence[int]) -> list[Tensor]:
+    """Cut a tensor along an axis of its own layout."""
+    shapes = [(*x.shape[:axis], part, *x.shape[axis + 1 :]) for part in parts]
+    outputs = [Tensor(low.unique(f"{low.where}/split"), shape, x.dtype) for shape in shapes]
+    place = low.const(np.asarray(axis, np.int32), "axis")
+    if len(set(parts)) == 1:
+        low.graph.add("SPLIT", [place, x], outputs, {"numSplits": len(parts)}, low.where)
+    else:
+        sizes = low.vector(parts)
+        options = {"numSplits": len(parts)}
+        low.graph.add("SPLIT_V", [x, sizes, place], outputs, options, low.where)
+    for output in outputs:
+        low.know_axes(output)
+    return outputs
+
+
+def _transpose_conv(
+    low: Lowering, x: Tensor, filters: Any, weight: Constant, window: Window
+) -> Tensor:
+    """The result without padding, ``(in - 1) stride + kernel`` long."""
+    sizes: list[Size] = []
+    for size, step, kernel in zip(x.shape[1:3], window.strides, window.kernel, strict=True):
+        sizes.append((size - 1) * step + kernel)
+    shape = (x.shape[0], sizes[0], sizes[1], int(filters.shape[1]))
+    stored_filter = low.const(filters.transpose(1, 2, 3, 0), weight.name, weight=weight.weight)
+    return low.emit(
+        "TRANSPOSE_CONV", [low.size_tensor(shape), stored_filter, x], shape, x.dtype,
+        padding=VALID, strideH=window.strides[0], strideW=window.strides[1],
+    )  # fmt: skip
+
+
+TABLE: dict[str, Any] = {"Conv": conv, "ConvTranspose": conv_transpose}

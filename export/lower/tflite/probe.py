@@ -1,0 +1,246 @@
+"""Every shape of an ONNX graph, and every small integer vector that is known before a run.
+
+The graph is walked several times with different sizes for its dynamic dimensions. Shapes come
+from ONNX's own inference, node by node; what only depends on shapes is computed with ONNX's
+reference operators, so that the target of a Reshape or the end of a Slice is known in each trial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.errors import LoweringError
+from export.lower.tflite.sizes import Shape, Size, size_of
+
+# Sizes for the first trial, which the file states; the next is tried where the model cannot take
+# one, such as an image of one pixel.
+_FIRST_SIZES = (1, 8, 64, 224)
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
+_MAX_KNOWN_ELEMENTS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What is known of each value, by name.
+
+    Args:
+        known: contents that follow from the inputs' shapes alone, one array a trial.
+    """
+
+    shapes: Mapping[str, Shape]
+    dtypes: Mapping[str, np.dtype[Any]]
+    known: Mapping[str, tuple[NDArray[np.generic], ...]]
+
+    def sizes(self, name: str) -> tuple[Size, ...] | None:
+        """The content of a known integer scalar or vector as sizes, flattened."""
+        arrays = self.known.get(name)
+        if arrays is None or len({array.size for array in arrays}) != 1:
+            return None
+        return tuple(size_of(values) for values in zip(*(a.ravel() for a in arrays), strict=True))
+
+
+@dataclass(slots=True)
+class _Trial:
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, np.dtype[Any]]
+    known: dict[str, NDArray[np.generic]]
+
+
+def probe(model: ir.Model) -> Probed:
+    """Infer the shape of every value, with dynamic dimensions told from static ones.
+
+    Raises:
+        LoweringError: a shape cannot be inferred; the node is named.
+    """
+    symbols = _symbols(model.graph)
+    if not symbols:
+        return _merge([_run(model, {})])
+    failure: LoweringError | None = None
+    for first in _FIRST_SIZES:
+        try:
+            trials = [_run(model, sizes) for sizes in _assignments(symbols, first)]
+            return _merge(trials)
+        except LoweringError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _assignments(symbols: list[str], first: int) -> Iterator[dict[str, int]]:
+    yield dict.fromkeys(symbols, first)
+    for start in (1, 1 + len(symbols)):
+        primes = [_PRIMES[(start + i) % len(_PRIMES)] for i in range(len(symbols))]
+        yield {symbol: first * prime for symbol, prime in zip(symbols, primes, strict=True)}
+
+
+def _symbols(graph: ir.Graph) -> list[str]:
+    found: dict[str, None] = {}
+    for value in graph.inputs:
+        if value.is_initializer():
+            continue
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int):
+                found.setdefault(_symbol(value, axis, size))
+    return list(found)
+
+
+def _symbol(value: ir.Value, axis: int, size: ir.SymbolicDim) -> str:
+    return size.value or f"{value.name}:{axis}"
+
+
+def _merge(trials: list[_Trial]) -> Probed:
+    shapes: dict[str, Shape] = {}
+    first = trials[0]
+    for name, shape in first.shapes.items():
+        others = [trial.shapes[name] for trial in trials]
+        if len({len(other) for other in others}) != 1:
+            raise LoweringError(f"the rank of {name!r} depends on the size of an input")
+        shapes[name] = tuple(size_of(sizes) for sizes in zip(*others, strict=True)) if shape else ()
+    known = {
+        name: tuple(trial.known[name] for trial in trials)
+        for name in first.known
+        if all(name in trial.known for trial in trials)
+    }
+    return Probed(shapes, first.dtypes, known)
+
+
+def _run(model: ir.Model, sizes: Mapping[str, int]) -> _Trial:
+    trial = _Trial({}, {}, {})
+    for value in model.graph.inputs:
+        if value.is_initializer():
+            continue
+        if value.shape is None or value.dtype is None:
+            raise LoweringError(f"input {value.name!r} has no shape; export it with one")
+        shape = tuple(
+            size if isinstance(size, int) else sizes[_symbol(value, axis, size)]
+            for axis, size in enumerate(value.shape)
+        )
+        _note(trial, value, shape, value.dtype.numpy())
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None:
+            raise LoweringError(f"weight {value.name!r} has no data")
+        _note(trial, value, tuple(tensor.shape.numpy()), tensor.dtype.numpy())
+        if tensor.size <= _MAX_KNOWN_ELEMENTS and len(tensor.shape) <= 1:
+            trial.known[value.name or ""] = tensor.numpy()
+    for node in model.graph:
+        _infer(trial, node, model.opset_imports)
+    return trial
+
+
+def _note(trial: _Trial, value: ir.Value, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    trial.shapes[value.name or ""] = shape
+    trial.dtypes[value.name or ""] = np.dtype(dtype)
+
+
+def _infer(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
+    values = _compute(trial, node, opsets)
+    if values is not None:
+        for output, array in zip(node.outputs, values, strict=False):
+            _note(trial, output, array.shape, array.dtype)
+            trial.known[output.name or ""] = array
+        return
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
+        inferred = onnx.shape_inference.infer_node_outputs(
+            schema,
+            ir.serde.serialize_node(node),
+            {v.name or "": _type_proto(trial, v) for v in node.inputs if v is not None},
+            {
+                v.name or "": onnx.numpy_helper.from_array(np.asarray(trial.known[v.name or ""]))
+                for v in node.inputs
+                if v is not None and v.name in trial.known
+            },
+            opset_imports=[
+                onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()
+            ],
+        )
+    except Exception as error:  # the checker's errors have no common base
+        raise LoweringError(
+            f"the shape of node {node.name!r} ({node.op_type}) cannot be inferred: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    for output in node.outputs:
+        proto = inferred.get(output.name or "")
+        if proto is None:
+            continue  # an optional output
+        _note(trial, output, *_shape_of(proto, node))
+
+
+def _type_proto(trial: _Trial, value: ir.Value) -> onnx.TypeProto:
+    name = value.name or ""
+    element = onnx.helper.np_dtype_to_tensor_dtype(trial.dtypes[name])
+    return onnx.helper.make_tensor_type_proto(element, trial.shapes[name])
+
+
+def _shape_of(proto: onnx.TypeProto, node: ir.Node) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    tensor = proto.tensor_type
+    if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
+        raise LoweringError(
+            f"the shape of the result of node {node.name!r} ({node.op_type}) depends on values "
+            "that are only known when the model runs; TFLite needs it before"
+        )
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return tuple(int(d.dim_value) for d in tensor.shape.dim), dtype
+
+
+def _compute(
+    trial: _Trial, node: ir.Node, opsets: Mapping[str, int]
+) -> list[NDArray[np.generic]] | None:
+    """Compute a node whose inputs are all known and small, or that reads a shape alone."""
+    if node.op_type == "Shape":
+        shape = trial.shapes[_name(node.inputs[0])]
+        start = _int_attribute(node, "start", 0)
+        end = _int_attribute(node, "end", len(shape))
+        return [np.asarray(shape[start:end], np.int64)]
+    if node.op_type == "Size":
+        return [np.asarray(math.prod(trial.shapes[_name(node.inputs[0])]), np.int64)]
+    if any(value is not None and value.name not in trial.known for value in node.inputs):
+        return None
+    if any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
+        return None
+    arrays = evaluate(node, trial.known, opsets)
+    if arrays is None:
+        return None
+    small = all(a.size <= _MAX_KNOWN_ELEMENTS and a.ndim <= 1 for a in arrays)
+    return arrays if small else None
+
+
+def evaluate(
+    node: ir.Node, inputs: Mapping[str, NDArray[np.generic]], opsets: Mapping[str, int]
+) -> list[NDArray[np.generic]] | None:
+    """Compute a node with ONNX's reference operators; None where these cannot."""
+    from onnx.reference import ReferenceEvaluator
+
+    names = [value.name or "" for value in node.inputs if value is not None]
+    graph = onnx.helper.make_graph(
+        [ir.serde.serialize_node(node)],
+        "one",
+        [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in dict.fromkeys(names)],
+        [onnx.helper.make_value_info(v.name or "", onnx.TypeProto()) for v in node.outputs],
+    )
+    opset_ids = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    try:
+        evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opset_ids))
+        found = evaluator.run(None, {name: inputs[name] for name in names})
+    except Exception:  # not evaluated here is no failure: the node is lowered like any other
+        return None
+    return [np.asarray(array) for array in found]
+
+
+def _name(value: ir.Value | None) -> str:
+    assert value is not None
+    return value.name or ""
+
+
+def _int_attribute(node: ir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
