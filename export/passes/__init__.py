@@ -14,10 +14,13 @@ import onnx_ir as ir
 from export.errors import PassError, WeightspaceError
 from export.passes.cancel_weight_transposes import CancelWeightTransposesPass
 from export.passes.collapse_transposed_reshapes import CollapseTransposedReshapesPass
+from export.passes.drop_zero_biases import DropZeroBiasesPass
 from export.passes.expose_weights import ExposeWeightsPass
 from export.passes.fold_batch_norms import FoldBatchNormsPass
 from export.passes.merge_equal_initializers import MergeEqualInitializersPass
 from export.passes.merge_tied_initializers import MergeTiedInitializersPass
+from export.passes.recognize_activations import RecognizeActivationsPass
+from export.passes.replace_nan_guards import ReplaceNanGuardsPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
 from export.passes.switch_by_rows import SwitchByRowsPass
@@ -33,6 +36,7 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
     "canonical": (
         MergeTiedInitializersPass,  # first: later passes count the uses of a tensor
         SimplifySkeletonPass,  # shapes become constants, so the patterns below are plain
+        DropZeroBiasesPass,  # before batch norms are folded into convolutions
         CollapseTransposedReshapesPass,  # needs the constant shapes
         ReplacePointwiseConvTransposesPass,  # leaves a Transpose that the next pass may fold
         CancelWeightTransposesPass,
@@ -52,6 +56,8 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
         WriteTiedConvTransposesPass,  # a Transpose would run each time once W is not constant
         ExposeWeightsPass,
     ),
+    # TFLite has one operator for an activation, and none for what is no number.
+    "tflite": (RecognizeActivationsPass, ReplaceNanGuardsPass),
 }
 
 

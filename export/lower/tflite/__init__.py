@@ -9,9 +9,11 @@ import onnx_ir as ir
 from export.lower.tflite.convert import convert
 from export.lower.tflite.flatbuffer import write
 from export.lower.tflite.fuse import fuse
+from export.lower.tflite.precision import store_as_float16
+from export.passes import run_pipeline
 
 
-def write_tflite(canonical: ir.Model, path: Path) -> None:
+def write_tflite(canonical: ir.Model, path: Path, precision: str = "float32") -> None:
     """Lower a canonical ONNX graph and write it; the graph itself is left as it is.
 
     Raises:
@@ -19,6 +21,10 @@ def write_tflite(canonical: ir.Model, path: Path) -> None:
         LoweringError: operators have no form in TFLite; all are named, and nothing is written.
         OutputError: the file could not be written.
     """
-    graph = convert(canonical)
+    model = canonical.clone()
+    run_pipeline("tflite", model)
+    graph = convert(model)
     fuse(graph)
+    if precision == "float16":
+        store_as_float16(graph)
     write(graph, path, "weightspace")

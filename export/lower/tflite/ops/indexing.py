@@ -7,20 +7,53 @@ from typing import Any
 import numpy as np
 
 from export.lower.tflite.graph import Tensor
-from export.lower.tflite.lowering import FLOAT, INT32, INT64, Constant, Lowering, Node, Unsupported
+from export.lower.tflite.lowering import (
+    FLOAT,
+    INT32,
+    INT64,
+    Constant,
+    Lowering,
+    Node,
+    Placed,
+    Unsupported,
+)
+from export.lower.tflite.ops.reduction import drop
 from export.lower.tflite.sizes import Size, broadcast
 
 
 def gather(low: Lowering, node: Node) -> None:
     """Gather along one axis, such as rows of an embedding table."""
-    value, places = node.required(0), node.required(1)
+    value = node.required(0)
     shape = low.shape(value)
     axis = node.int("axis", 0) % len(shape)
+    places = low.constant(node.required(1))
+    if places is not None and places.size == 1 and not isinstance(low.held(value), Constant):
+        _pick(low, node, axis, int(places.item()))
+        return
     x = low.tensor(value)
     indices = _indices(low, node, shape[axis])
     found = low.emit("GATHER", [x, indices], low.shape(node.outputs[0]), axis=axis)
-    del places
     low.place(node.outputs[0], found)
+
+
+def _pick(low: Lowering, node: Node, axis: int, place: int) -> None:
+    """One element of an axis, cut out: faster than GATHER, and in any layout."""
+    value = node.required(0)
+    held = low.held(value)
+    assert isinstance(held, Placed)
+    x, at = held.tensor, held.layout.index(axis)
+    size = x.shape[at]
+    if place < 0 and not isinstance(size, int):
+        raise Unsupported("an index from the end of an axis whose size varies")
+    begin = [0] * x.rank
+    begin[at] = place + size if place < 0 and isinstance(size, int) else place
+    shape = (*x.shape[:at], 1, *x.shape[at + 1 :])
+    sizes = low.vector([1 if i == at else -1 for i in range(x.rank)])
+    cut = low.emit("SLICE", [x, low.vector(begin), sizes], shape)
+    if len(low.shape(node.required(1))) == 1:
+        low.place(node.outputs[0], cut, held.layout)
+    else:
+        low.place(node.outputs[0], *drop(low, cut, held.layout, (axis,)))
 
 
 def _indices(low: Lowering, node: Node, size: Size) -> Tensor:

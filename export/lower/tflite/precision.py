@@ -1,0 +1,66 @@
+"""Weights in half the bytes: stored as float16, and made float32 again by DEQUANTIZE."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from export.errors import LoweringError
+from export.lower.tflite.graph import Graph, Operator, Tensor
+
+_LARGEST = float(np.finfo(np.float16).max)
+_FLOAT, _HALF = np.dtype("float32"), np.dtype("float16")
+
+
+def store_as_float16(graph: Graph) -> None:
+    """Store every weight as float16, with one DEQUANTIZE for each tensor that reads it.
+
+    The runtime converts constants once, when it prepares the model; a table that rows are picked
+    from stays as it is, and the rows are converted.
+
+    Raises:
+        LoweringError: a weight is too large for float16; it is named.
+    """
+    made: dict[int, Tensor] = {}
+    head: list[Operator] = []
+    body: list[Operator] = []
+    for operator in graph.operators:
+        if operator.kind == "GATHER" and _is_weight(operator.inputs[0]):
+            body.extend(_picked_as_half(operator))
+            continue
+        for place, tensor in enumerate(operator.inputs):
+            if tensor is None or not _is_weight(tensor):
+                continue
+            if id(tensor) not in made:
+                half, wide = _halved(tensor), _named_like(tensor)
+                head.append(Operator("DEQUANTIZE", [half], [wide], {}, tensor.name))
+                made[id(tensor)] = wide
+            operator.inputs[place] = made[id(tensor)]
+        body.append(operator)
+    graph.operators = head + body
+
+
+def _is_weight(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.weight and tensor.dtype == _FLOAT
+
+
+def _picked_as_half(gather: Operator) -> list[Operator]:
+    table, result = gather.inputs[0], gather.outputs[0]
+    assert table is not None
+    rows = Tensor(f"{result.name}/half", result.shape, _HALF)
+    gather.inputs[0], gather.outputs[0] = _halved(table), rows
+    return [gather, Operator("DEQUANTIZE", [rows], [result], {}, gather.where)]
+
+
+def _named_like(tensor: Tensor) -> Tensor:
+    return Tensor(f"{tensor.name}/float32", tensor.shape, _FLOAT)
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    assert tensor.data is not None
+    array = tensor.data
+    if array.size and float(np.abs(array).max()) > _LARGEST:
+        raise LoweringError(
+            f"weight {tensor.name!r} holds numbers above {_LARGEST:.0f}, the largest in float16; "
+            "use --precision float32"
+        )
+    return Tensor(tensor.name, tensor.shape, _HALF, array.astype(_HALF), tensor.weight)

@@ -1,0 +1,184 @@
+"""Attention that masks whole rows, without a look at every score."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+class ReplaceNanGuardsPass(ir.passes.InPlacePass):
+    """``Where(IsNaN(s), 0, s)`` with ``s = Softmax(scores + Where(keep, 0, -inf))`` goes.
+
+    torch writes that guard for rows in which nothing is kept: minus infinity less itself is no
+    number. With the lowest finite number instead nothing of the kind arises, and a row that keeps
+    nothing is multiplied by 0, which is one number a row to look at. Where no mask is added, or
+    one that is finite already, the guard is left out: only scores that are infinite themselves
+    could make it act. A mask that keeps everything is not added at all.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Treat the main graph."""
+        modified = False
+        masks: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        for guard in [node for node in model.graph if node.op_type == "Where"]:
+            softmax = _guarded(guard)
+            if softmax is None:
+                continue
+            replaced = _without_guard(model.graph, guard, softmax, masks)
+            modified = modified or replaced
+        if modified:
+            RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, modified)
+
+
+def _guarded(guard: ir.Node) -> ir.Node | None:
+    """The Softmax that a Where guards against what is no number."""
+    condition, filler, value = guard.inputs
+    if condition is None or filler is None or value is None:
+        return None
+    test, softmax = condition.producer(), value.producer()
+    if test is None or softmax is None:
+        return None
+    zero = _constant(filler)
+    if zero is None or np.any(zero) or test.op_type != "IsNaN" or test.inputs[0] is not value:
+        return None
+    return softmax if softmax.op_type == "Softmax" else None
+
+
+def _without_guard(
+    graph: ir.Graph,
+    guard: ir.Node,
+    softmax: ir.Node,
+    masks: dict[ir.Value, tuple[ir.Value, ir.Value]],
+) -> bool:
+    axis = softmax.attributes.get("axis")
+    scores = softmax.inputs[0]
+    assert scores is not None
+    rank = len(scores.shape) if scores.shape is not None else None
+    last = axis is None or axis.as_int() in (-1, (rank or 0) - 1)
+    maker = scores.producer()
+    if maker is None or not last:
+        return False
+    result, kept = guard.outputs[0], softmax.outputs[0]
+    if _is_product(maker):
+        result.replace_all_uses_with(kept, replace_graph_outputs=True)
+        return True
+    if maker.op_type != "Add":
+        return False
+    for place in (0, 1):
+        other, mask = maker.inputs[1 - place], maker.inputs[place]
+        if mask is None or other is None or not _is_product(other.producer()):
+            continue
+        form = _form_of(mask)
+        if form == "keeps all":
+            graph_softmax = ir.node("Softmax", [other], {"axis": -1}, name=softmax.name)
+            graph.insert_before(guard, graph_softmax)
+            output = graph_softmax.outputs[0]
+            output.shape, output.type = kept.shape, kept.type
+            result.replace_all_uses_with(output, replace_graph_outputs=True)
+            return True
+        if form == "finite":
+            result.replace_all_uses_with(kept, replace_graph_outputs=True)
+            return True
+        if mask not in masks:
+            made = _finite_mask(graph, mask)
+            if made is None:
+                continue
+            masks[mask] = made
+        finite, any_kept = masks[mask]
+        added = ir.node("Add", [other, finite], name=f"{maker.name}_finite")
+        again = ir.node("Softmax", [added.outputs[0]], {"axis": -1}, name=softmax.name)
+        product = ir.node("Mul", [again.outputs[0], any_kept], name=f"{softmax.name}_kept")
+        graph.insert_before(guard, [added, again, product])
+        for node, like in ((added, scores), (again, kept), (product, result)):
+            node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
+        result.replace_all_uses_with(product.outputs[0], replace_graph_outputs=True)
+        return True
+    return False
+
+
+def _is_product(node: ir.Node | None) -> bool:
+    """Whether scores come from a product alone, scaled or not."""
+    if node is None:
+        return False
+    if node.op_type in ("Mul", "Div"):
+        scale = node.inputs[1]
+        first = node.inputs[0]
+        constant = _constant(scale) if scale is not None else None
+        return (
+            constant is not None
+            and bool(np.isfinite(constant).all())
+            and first is not None
+            and _is_product(first.producer())
+        )
+    return node.op_type == "MatMul"
+
+
+def _form_of(mask: ir.Value) -> str:
+    """What a mask is that is added to scores: ``keeps all``, ``finite`` or ``other``."""
+    where = mask.producer()
+    if where is None or where.op_type != "Where":
+        return "other"
+    condition, kept, dropped = where.inputs
+    first = _constant(kept) if kept is not None else None
+    second = _constant(dropped) if dropped is not None else None
+    if first is None or second is None:
+        return "other"
+    if condition is not None and _is_true(condition) and not np.any(first):
+        return "keeps all"
+    return "finite" if np.isfinite(first).all() and np.isfinite(second).all() else "other"
+
+
+def _is_true(condition: ir.Value) -> bool:
+    """Whether a condition holds everywhere, whatever its shape."""
+    constant = ir.convenience.get_const_tensor(condition)
+    if constant is not None:
+        return bool(constant.numpy().all())
+    maker = condition.producer()
+    if maker is None or maker.op_type not in ("Expand", "Reshape", "Unsqueeze", "Squeeze", "And"):
+        return False
+    read = maker.inputs if maker.op_type == "And" else maker.inputs[:1]
+    return all(value is not None and _is_true(value) for value in read)
+
+
+def _finite_mask(graph: ir.Graph, mask: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+    """The mask with a finite number for minus infinity, and 1 for each row that keeps anything."""
+    where = mask.producer()
+    if where is None or where.op_type != "Where":
+        return None
+    condition, kept, dropped = where.inputs
+    assert condition is not None
+    zero = _constant(kept) if kept is not None else None
+    infinite = _constant(dropped) if dropped is not None else None
+    if zero is None or infinite is None or np.any(zero) or not np.isneginf(infinite).all():
+        return None
+    lowest = _new_constant(graph, "mask.lowest", np.asarray(_LOWEST, np.float32))
+    axes = _new_constant(graph, "mask.axes", np.asarray([-1], np.int64))
+    finite = ir.node("Where", [condition, kept, lowest], name=f"{where.name}_finite")
+    number = ir.node("Cast", [condition], {"to": ir.DataType.FLOAT}, name=f"{where.name}_number")
+    row = ir.node(
+        "ReduceMax", [number.outputs[0], axes], {"keepdims": 1}, name=f"{where.name}_rows"
+    )
+    graph.insert_after(where, [finite, number, row])
+    finite.outputs[0].shape, finite.outputs[0].type = mask.shape, mask.type
+    return finite.outputs[0], row.outputs[0]
+
+
+def _new_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    existing = graph.initializers.get(name)
+    if existing is not None:
+        return existing
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _constant(value: ir.Value) -> np.ndarray | None:
+    tensor = ir.convenience.get_const_tensor(value)
+    return tensor.numpy() if tensor is not None and tensor.size <= 16 else None
