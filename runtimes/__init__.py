@@ -33,6 +33,7 @@ class Backend:
 
 BACKENDS: dict[str, Backend] = {
     "onnx": Backend("onnx", ".onnx", "runtimes.ort", "onnxruntime", "ort"),
+    "tflite": Backend("tflite", ".tflite", "runtimes.litert", "ai-edge-litert", "litert"),
 }
 
 
