@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from export.errors import MeasureError
 from export.records import TensorSpec
+from runtimes import open_artifact
 from runtimes.bench import QUICK, Budget, compare
 from runtimes.memory import measure_fresh
-from runtimes.ort import open_session
 from runtimes.records import Latency, Memory
 
 BATCH, SEQUENCE = "batch", "sequence"
@@ -120,7 +120,7 @@ def time_side_by_side(
 ) -> dict[int, dict[str, Latency]]:
     """Time candidates in turns at each size; gives size to name to latency."""
     sessions = {
-        name: open_session(candidate.path, threads=threads, options=candidate.options)
+        name: open_artifact(candidate.path, threads=threads, options=candidate.options)
         for name, candidate in candidates.items()
     }
     try:

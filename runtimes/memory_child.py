@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tempfile
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
-import onnx
 
-from runtimes.ort import open_session
+from runtimes import open_artifact
+from runtimes.fresh import load_feeds
+from runtimes.session import Session
 
 _SMAPS = Path("/proc/self/smaps_rollup")
 _STATUS = Path("/proc/self/status")
@@ -23,19 +23,17 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     """Measure one artifact.
 
     Args:
-        request: ``path``, ``feeds`` (an .npz, or None to load the artifact and not run it),
-            ``names`` of the feeds, ``threads``, ``options`` and ``runs``.
+        request: ``path``, ``warm_up`` (a small model of the same format), ``feeds`` (an .npz, or
+            None to load the artifact and not run it), ``names`` of the feeds, ``threads``,
+            ``options`` and ``runs``.
     """
     if request["feeds"] is None:
         return {"loaded_bytes": _loaded_bytes(request)}
-    with np.load(request["feeds"], allow_pickle=False) as arrays:
-        feeds = {name: arrays[f"arr_{i}"] for i, name in enumerate(request["names"])}
-    _warm_the_runtime(request["threads"])
+    feeds = load_feeds(request)
+    _warm_the_runtime(request)
     baseline = _smaps()
     start = perf_counter_ns()
-    session = open_session(
-        Path(request["path"]), threads=request["threads"], options=request["options"]
-    )
+    session = _open(request)
     load_ms = (perf_counter_ns() - start) / 1e6
     loaded = _smaps()
     start = perf_counter_ns()
@@ -63,28 +61,30 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
 def _loaded_bytes(request: dict[str, Any]) -> int:
     """Load an artifact and give the anonymous memory that this took."""
-    _warm_the_runtime(request["threads"])
+    _warm_the_runtime(request)
     before = _smaps()["Anonymous"]
-    session = open_session(
-        Path(request["path"]), threads=request["threads"], options=request["options"]
-    )
+    session = _open(request)
     grown = _smaps()["Anonymous"] - before
     session.close()
     return grown
 
 
-def _warm_the_runtime(threads: int) -> None:
-    """Load the runtime's own code and pools, so that the baseline holds them."""
-    graph = onnx.parser.parse_model(
-        '<ir_version: 10, opset_import: ["" : 20]> '
-        "g (float[n, 64] x) => (float[n, 64] z) "
-        "{ y = Softmax(x) u = Transpose<perm=[1,0]>(x) v = MatMul(y, u) w = MatMul(v, x) "
-        "z = Gelu(w) }"
+def _open(request: dict[str, Any]) -> Session:
+    return open_artifact(
+        Path(request["path"]), threads=request["threads"], options=request["options"]
     )
-    with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
-        path = Path(folder) / "warm.onnx"
-        onnx.save(graph, path)
-        open_session(path, threads=threads).run({"x": np.ones((64, 64), np.float32)})
+
+
+def _warm_the_runtime(request: dict[str, Any]) -> None:
+    """Load the runtime's own code and pools, so that the baseline holds them."""
+    session = open_artifact(Path(request["warm_up"]), threads=request["threads"])
+    session.run(
+        {
+            spec.name: np.ones([64 if isinstance(n, str) else n for n in spec.shape], spec.dtype)
+            for spec in session.inputs
+        }
+    )
+    session.close()
 
 
 def _smaps() -> dict[str, int]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from export.errors import BadFileError, MissingExtraError
+from export.errors import BadFileError, MeasureError, MissingExtraError
 from export.records import TensorSpec
 from runtimes.session import Arrays
 
 NAME = "onnxruntime"
 _ERRORS_ONLY = 3  # the runtime warns of every weight that is an input with a default: ours are
+# Shapes and scalars stay in the graph: without them it could not be loaded.
+_SMALLEST_WEIGHT_ELEMENTS = 64
 
 
 class OrtSession:
@@ -86,3 +90,45 @@ def _spec(value: Any) -> TensorSpec:
     dtype = value.type.removeprefix("tensor(").removesuffix(")")
     dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
     return TensorSpec(value.name, dtype, tuple(size or "?" for size in value.shape))
+
+
+def warm_up_model(folder: Path) -> Path:
+    """Write a small model that loads the runtime's own code and pools when it is run."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> '
+        "g (float[n, 64] x) => (float[n, 64] z) "
+        "{ y = Softmax(x) u = Transpose<perm=[1,0]>(x) v = MatMul(y, u) w = MatMul(v, x) "
+        "z = Gelu(w) }"
+    )
+    path = folder / "warm-up.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def write_without_weights(path: Path, folder: Path) -> Path | None:
+    """Write the same graph with its weights as plain inputs, for which nothing is stored.
+
+    What loading it takes is what the session itself takes: nodes, kernels, names.
+
+    Raises:
+        MeasureError: the file is no ONNX model.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise MeasureError(f"measuring {path.name} failed: it is no readable model") from error
+    graph = model.graph
+    inputs = {value.name for value in graph.input}
+    kept = []
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) < _SMALLEST_WEIGHT_ELEMENTS:
+            kept.append(tensor)
+        elif tensor.name not in inputs:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    bare = folder / "without weights.onnx"
+    onnx.save(model, bare)
+    return bare

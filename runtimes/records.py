@@ -69,3 +69,23 @@ class Environment:
     python: str
     swapped: bool = False
     throttled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """Time of one operator of an artifact, the mean of several runs.
+
+    Args:
+        index: of the node in the file's graph; of the operator in the delegate where
+            ``delegated``: a delegate joins and splits nodes, so these do not agree.
+        op: its type as the runtime names it.
+        mean_ms: of one run, in milliseconds.
+        share: of the time of all operators, 0 to 1.
+        delegated: whether a delegate ran it, such as XNNPACK.
+    """
+
+    index: int
+    op: str
+    mean_ms: float
+    share: float
+    delegated: bool

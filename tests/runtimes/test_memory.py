@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from export.errors import MeasureError
-from runtimes import memory
+from runtimes import fresh, memory
 from runtimes.memory import measure_fresh
 from tests.runtimes.models import matmul, random_weight, save, tied_ffn
 
@@ -113,7 +113,7 @@ def requests(monkeypatch):
         commands.append((command, settings))
         return real(command, **settings)
 
-    monkeypatch.setattr(memory.subprocess, "run", noted)
+    monkeypatch.setattr(fresh.subprocess, "run", noted)
     return commands
 
 
@@ -189,13 +189,14 @@ def test_a_wrong_input_fails_in_one_line(small):
     assert "'x'" in message
 
 
-def test_a_process_that_is_killed_without_a_word_is_told_by_its_code(small, monkeypatch):
-    killed = subprocess.CompletedProcess([], returncode=-9, stdout="", stderr="")
-    monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: killed)
+@pytest.mark.parametrize("stderr", ["", "INFO: all is well\n"])
+def test_a_process_that_is_killed_is_told_by_its_code(small, monkeypatch, stderr):
+    killed = subprocess.CompletedProcess([], returncode=-9, stdout="", stderr=stderr)
+    monkeypatch.setattr(fresh.subprocess, "run", lambda *_, **__: killed)
     assert failure(small, {}) == "measuring net.onnx failed: exit code -9"
 
 
 def test_a_process_that_does_not_end_is_given_up(small, monkeypatch):
-    monkeypatch.setattr(memory, "_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(fresh, "_TIMEOUT_S", 0.01)
     message = failure(small, {"x": np.ones((2, 4), np.float32)})
     assert message == "net.onnx did not finish within 0.01 s"
