@@ -318,7 +318,7 @@ def _interruptible(words: str) -> Iterator[None]:
 
 
 def _settings(name: str) -> tuple[str, ...]:
-    from export.lower.ort import SETTINGS
+    from export.lower import SETTINGS
 
     if name == "both":
         return SETTINGS

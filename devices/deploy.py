@@ -31,7 +31,8 @@ from export.audit import Audit, audit_file, enforce
 from export.bundle import new_bundle
 from export.capture import capture
 from export.errors import BadFileError, ParityError
-from export.lower.ort import CANDIDATES, SETTINGS, Form, write_form
+from export.lower import SETTINGS
+from export.lower.ort import CANDIDATES, Form, write_form
 from export.manifest import (
     MANIFEST,
     artifacts_of,

@@ -1,1 +1,5 @@
-"""From the canonical graph to what a backend runs, one module a backend."""
+"""ONNX to the format of a backend, and the two settings that every backend offers."""
+
+LATENCY_FIRST = "latency-first"
+MEMORY_FIRST = "memory-first"
+SETTINGS = (LATENCY_FIRST, MEMORY_FIRST)

@@ -12,12 +12,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from export.lower import LATENCY_FIRST, MEMORY_FIRST
 from export.onnx_io import save_model
 from export.passes import run_pipeline
-
-LATENCY_FIRST = "latency-first"
-MEMORY_FIRST = "memory-first"
-SETTINGS = (LATENCY_FIRST, MEMORY_FIRST)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -12,27 +12,40 @@ from numpy.typing import NDArray
 
 _POINTS = np.linspace(-8, 8, 161, dtype=np.float32)
 _TOLERANCE = 2e-6  # float32 arithmetic in another order
-_STEPS = {"Add", "Sub", "Mul", "Div", "Pow", "Erf", "Tanh", "Neg", "HardSigmoid", "Clip", "Identity"}
+_STEPS = {
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Erf",
+    "Tanh",
+    "Neg",
+    "HardSigmoid",
+    "Clip",
+    "Identity",
+}
 _ROOTS = {"Erf", "Tanh", "HardSigmoid", "Clip"}  # each function has one of them at its heart
 _DEPTH = 9  # steps from the function's input to its result, at most
 _OPSET = 20  # the first with Gelu
 
 Function = tuple[str, dict[str, str]]
+Numbers = NDArray[np.float64]
 
 
-def _gelu_exact(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return x * 0.5 * (1 + np.asarray([math.erf(v / math.sqrt(2)) for v in x]))
+def _gelu_exact(x: Numbers) -> Numbers:
+    return np.asarray(x * 0.5 * (1 + np.asarray([math.erf(v / math.sqrt(2)) for v in x])))
 
 
-def _gelu_tanh(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+def _gelu_tanh(x: Numbers) -> Numbers:
+    return np.asarray(x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
-def _hard_swish(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return x * np.clip(x / 6 + 0.5, 0, 1)
+def _hard_swish(x: Numbers) -> Numbers:
+    return np.asarray(x * np.clip(x / 6 + 0.5, 0, 1))
 
 
-_KNOWN = (
+_KNOWN: tuple[tuple[Function, Callable[[Numbers], Numbers]], ...] = (
     (("Gelu", {"approximate": "none"}), _gelu_exact),
     (("Gelu", {"approximate": "tanh"}), _gelu_tanh),
     (("HardSwish", {}), _hard_swish),

@@ -54,17 +54,12 @@ def _without_guard(
     softmax: ir.Node,
     masks: dict[ir.Value, tuple[ir.Value, ir.Value]],
 ) -> bool:
-    axis = softmax.attributes.get("axis")
     scores = softmax.inputs[0]
-    assert scores is not None
-    rank = len(scores.shape) if scores.shape is not None else None
-    last = axis is None or axis.as_int() in (-1, (rank or 0) - 1)
-    maker = scores.producer()
-    if maker is None or not last:
+    maker = scores.producer() if scores is not None else None
+    if maker is None or not _is_over_last(softmax):
         return False
-    result, kept = guard.outputs[0], softmax.outputs[0]
     if _is_product(maker):
-        result.replace_all_uses_with(kept, replace_graph_outputs=True)
+        _replace(graph, guard, [], softmax.outputs[0])
         return True
     if maker.op_type != "Add":
         return False
@@ -73,31 +68,52 @@ def _without_guard(
         if mask is None or other is None or not _is_product(other.producer()):
             continue
         form = _form_of(mask)
-        if form == "keeps all":
-            graph_softmax = ir.node("Softmax", [other], {"axis": -1}, name=softmax.name)
-            graph.insert_before(guard, graph_softmax)
-            output = graph_softmax.outputs[0]
-            output.shape, output.type = kept.shape, kept.type
-            result.replace_all_uses_with(output, replace_graph_outputs=True)
-            return True
-        if form == "finite":
-            result.replace_all_uses_with(kept, replace_graph_outputs=True)
-            return True
-        if mask not in masks:
-            made = _finite_mask(graph, mask)
-            if made is None:
-                continue
-            masks[mask] = made
-        finite, any_kept = masks[mask]
-        added = ir.node("Add", [other, finite], name=f"{maker.name}_finite")
-        again = ir.node("Softmax", [added.outputs[0]], {"axis": -1}, name=softmax.name)
-        product = ir.node("Mul", [again.outputs[0], any_kept], name=f"{softmax.name}_kept")
-        graph.insert_before(guard, [added, again, product])
-        for node, like in ((added, scores), (again, kept), (product, result)):
-            node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
-        result.replace_all_uses_with(product.outputs[0], replace_graph_outputs=True)
+        if form == "other":
+            continue
+        if form == "infinite" and mask not in masks:
+            masks[mask] = _finite_mask(graph, mask)
+        _mask_again(graph, guard, other, form, masks.get(mask))
         return True
     return False
+
+
+def _mask_again(
+    graph: ir.Graph,
+    guard: ir.Node,
+    scores: ir.Value,
+    form: str,
+    finite: tuple[ir.Value, ir.Value] | None,
+) -> None:
+    """Put what a guarded softmax of masked scores comes down to in the guard's place."""
+    softmax = _guarded(guard)
+    assert softmax is not None
+    if form == "finite":
+        _replace(graph, guard, [], softmax.outputs[0])
+        return
+    nodes: list[ir.Node] = []
+    if finite is not None:
+        nodes.append(ir.node("Add", [scores, finite[0]], name=f"{guard.name}_masked"))
+        scores = nodes[-1].outputs[0]
+    nodes.append(ir.node("Softmax", [scores], {"axis": -1}, name=softmax.name))
+    if finite is not None:
+        factors = [nodes[-1].outputs[0], finite[1]]
+        nodes.append(ir.node("Mul", factors, name=f"{guard.name}_kept"))
+    _replace(graph, guard, nodes, nodes[-1].outputs[0])
+
+
+def _is_over_last(softmax: ir.Node) -> bool:
+    axis, value = softmax.attributes.get("axis"), softmax.inputs[0]
+    rank = len(value.shape) if value is not None and value.shape is not None else 0
+    return axis is None or axis.as_int() in (-1, rank - 1)
+
+
+def _replace(graph: ir.Graph, guard: ir.Node, nodes: list[ir.Node], result: ir.Value) -> None:
+    """Put nodes, all of the guard's shape, in its place."""
+    old = guard.outputs[0]
+    graph.insert_before(guard, nodes)
+    for node in nodes:
+        node.outputs[0].shape, node.outputs[0].type = old.shape, old.type
+    old.replace_all_uses_with(result, replace_graph_outputs=True)
 
 
 def _is_product(node: ir.Node | None) -> bool:
@@ -118,7 +134,7 @@ def _is_product(node: ir.Node | None) -> bool:
 
 
 def _form_of(mask: ir.Value) -> str:
-    """What a mask is that is added to scores: ``keeps all``, ``finite`` or ``other``."""
+    """What is added to scores: a mask that ``keeps all``, is ``finite`` or ``infinite``, or not."""
     where = mask.producer()
     if where is None or where.op_type != "Where":
         return "other"
@@ -129,7 +145,9 @@ def _form_of(mask: ir.Value) -> str:
         return "other"
     if condition is not None and _is_true(condition) and not np.any(first):
         return "keeps all"
-    return "finite" if np.isfinite(first).all() and np.isfinite(second).all() else "other"
+    if np.isfinite(first).all() and np.isfinite(second).all():
+        return "finite"
+    return "other" if np.any(first) or not np.isneginf(second).all() else "infinite"
 
 
 def _is_true(condition: ir.Value) -> bool:
@@ -144,17 +162,11 @@ def _is_true(condition: ir.Value) -> bool:
     return all(value is not None and _is_true(value) for value in read)
 
 
-def _finite_mask(graph: ir.Graph, mask: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+def _finite_mask(graph: ir.Graph, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
     """The mask with a finite number for minus infinity, and 1 for each row that keeps anything."""
     where = mask.producer()
-    if where is None or where.op_type != "Where":
-        return None
-    condition, kept, dropped = where.inputs
-    assert condition is not None
-    zero = _constant(kept) if kept is not None else None
-    infinite = _constant(dropped) if dropped is not None else None
-    if zero is None or infinite is None or np.any(zero) or not np.isneginf(infinite).all():
-        return None
+    assert where is not None
+    condition, kept, _ = where.inputs
     lowest = _new_constant(graph, "mask.lowest", np.asarray(_LOWEST, np.float32))
     axes = _new_constant(graph, "mask.axes", np.asarray([-1], np.int64))
     finite = ir.node("Where", [condition, kept, lowest], name=f"{where.name}_finite")

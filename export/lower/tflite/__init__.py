@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from export.lower import LATENCY_FIRST, MEMORY_FIRST
 from export.lower.tflite.convert import convert
 from export.lower.tflite.flatbuffer import write
 from export.lower.tflite.fuse import fuse
@@ -13,8 +14,17 @@ from export.lower.tflite.precision import store_as_float16
 from export.passes import run_pipeline
 
 
-def write_tflite(canonical: ir.Model, path: Path, precision: str = "float32") -> None:
+def write_tflite(
+    canonical: ir.Model,
+    path: Path,
+    setting: str = LATENCY_FIRST,
+    precision: str = "float32",
+) -> None:
     """Lower a canonical ONNX graph and write it; the graph itself is left as it is.
+
+    Args:
+        setting: ``latency-first`` or ``memory-first``.
+        precision: of the stored weights, ``float32`` or ``float16``; arithmetic is in float32.
 
     Raises:
         MissingExtraError: ai-edge-litert is not installed.
@@ -23,7 +33,7 @@ def write_tflite(canonical: ir.Model, path: Path, precision: str = "float32") ->
     """
     model = canonical.clone()
     run_pipeline("tflite", model)
-    graph = convert(model)
+    graph = convert(model, memory_first=setting == MEMORY_FIRST)
     fuse(graph)
     if precision == "float16":
         store_as_float16(graph)

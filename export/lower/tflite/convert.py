@@ -30,8 +30,11 @@ _OLDEST_OPSET = 13
 _MAX_FOLDED_ELEMENTS = 4096
 
 
-def convert(model: ir.Model) -> Graph:
+def convert(model: ir.Model, *, memory_first: bool = False) -> Graph:
     """Lower a graph whose stored tensors are each there once.
+
+    Args:
+        memory_first: write weights where the runtime reads them in place, at the cost of time.
 
     Raises:
         LoweringError: something has no form in TFLite; everything that has none is named at once.
@@ -39,7 +42,8 @@ def convert(model: ir.Model) -> Graph:
     _check_model(model)
     probed = probe(model)
     graph = Graph()
-    low = Lowering(probed, graph, frozenset(_read_both_ways(model.graph)))
+    tied = frozenset(_read_both_ways(model.graph))
+    low = Lowering(probed, graph, tied, memory_first=memory_first)
     _hold_inputs(low, model.graph)
     problems: list[str] = []
     for node in model.graph:
@@ -151,11 +155,7 @@ def _add_output(low: Lowering, value: ir.Value) -> None:
     if id(tensor) not in makers or id(tensor) in taken:
         # An output that is an input, a constant or another output needs a tensor of its own.
         low.where = value.name or "output"
-        shape = low.vector([-1, *[1] * 0]) if tensor.rank == 1 else low.size_tensor(tensor.shape)
-        options = {"newShape": [-1] if tensor.rank == 1 else None}
-        if tensor.rank > 1 and is_static(tensor.shape):
-            options = {"newShape": list(tensor.shape)}
-        tensor = low.emit("RESHAPE", [tensor, shape], tensor.shape, **options)
+        tensor = low.copied(tensor)
     low.graph.outputs.append((value.name or "", tensor))
 
 

@@ -44,15 +44,41 @@ _OPTIONS = {
     "PADV2": "PadV2Options", "TOPK_V2": "TopKV2Options",
 }  # fmt: skip
 
-# The oldest version of each operator that has what is written here; 1 for all others
-# (tensorflow/lite/tools/versioning/op_version.cc).
+
+def _version(operator: Operator) -> int:
+    """The oldest version of an operator that has what is written here.
+
+    Source: tensorflow/lite/tools/versioning/op_version.cc.
+    """
+    kind, options = operator.kind, operator.options
+    rank = max(tensor.rank for tensor in operator.inputs if tensor is not None)
+    if kind == "FULLY_CONNECTED":
+        return 5 if operator.inputs[2] is not None else 6
+    if kind == "CONV_2D":
+        x, filters = operator.inputs[0], operator.inputs[1]
+        assert x is not None
+        assert filters is not None
+        return 1 if x.shape[3] == filters.shape[3] else 6
+    if kind == "DEPTHWISE_CONV_2D":
+        factors = options.get("dilationHFactor", 1), options.get("dilationWFactor", 1)
+        return 1 if factors == (1, 1) else 2
+    if kind == "GATHER":
+        return 5 if options.get("batchDims") else 1
+    if kind == "TRANSPOSE":
+        return {5: 4, 6: 6}.get(rank, 1)
+    if kind in _BEYOND_RANK_4 and rank > 4:
+        return _BEYOND_RANK_4[kind]
+    return _VERSIONS.get(kind, 1)
+
+
+_BEYOND_RANK_4 = {
+    "SLICE": 5, "STRIDED_SLICE": 4, "PAD": 4, "PADV2": 4, "SUB": 3, "MAXIMUM": 3, "MINIMUM": 3,
+    "DIV": 2,
+}  # fmt: skip
 _VERSIONS = {
-    "FULLY_CONNECTED": 5,  # keeps the number of dimensions
-    "TRANSPOSE_CONV": 3,  # has a bias
-    "DEPTHWISE_CONV_2D": 2,  # has dilation
     "DEQUANTIZE": 3,  # reads float16
     "RESIZE_BILINEAR": 3, "RESIZE_NEAREST_NEIGHBOR": 3,  # half pixel centres
-    "BROADCAST_TO": 2, "GATHER": 5, "GATHER_ND": 2,
+    "BROADCAST_TO": 2, "GATHER_ND": 2,
 }  # fmt: skip
 
 
@@ -101,7 +127,7 @@ class _Buffers:
         class Buffer(schema.BufferT):  # type: ignore[misc]
             """A buffer that is copied in one piece, at the alignment that the schema demands."""
 
-            def Pack(self, builder: Any) -> Any:  # noqa: N802  the bindings' name
+            def Pack(self, builder: Any) -> Any:
                 if self.data is None:
                     return super().Pack(builder)
                 data = _aligned_vector(builder, self.data)
@@ -118,7 +144,7 @@ class _Buffers:
         if data is None:
             return 0
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        key = (flat.size, hashlib.sha256(flat).digest())
+        key = (flat.size, hashlib.sha256(flat.data).digest())
         if key not in self._known:
             table = self._make()
             table.data = flat
@@ -132,7 +158,7 @@ def _aligned_vector(builder: Any, data: NDArray[np.uint8]) -> Any:
     builder.StartVector(1, data.size, _ALIGNMENT)
     head = builder.Head() - data.size
     builder.head = head
-    memoryview(builder.Bytes)[head : head + data.size] = data
+    memoryview(builder.Bytes)[head : head + data.size] = data.data
     return builder.EndVector()
 
 
@@ -155,8 +181,9 @@ def _operator_codes(schema: Any, operators: Sequence[Operator]) -> dict[str, Any
             code = schema.OperatorCodeT()
             code.builtinCode = getattr(schema.BuiltinOperator, operator.kind)
             code.deprecatedBuiltinCode = min(code.builtinCode, _OLDEST_CODES)
-            code.version = _VERSIONS.get(operator.kind, 1)
             codes[operator.kind] = code
+        code = codes[operator.kind]
+        code.version = max(code.version, _version(operator))
     return codes
 
 

@@ -19,6 +19,7 @@ def fuse(graph: Graph) -> None:
     _fuse_biases(graph)
     _fuse_activations(graph)
     graph.remove_unread()
+    _pad_with_zeros(graph)
     _fill_biases(graph)
 
 
@@ -80,6 +81,24 @@ def _fuse_activations(graph: Graph) -> None:
         ):
             maker.options["fusedActivationFunction"] = _ACTIVATIONS[activation.kind]
             _take_over(maker, activation, makers)
+
+
+def _pad_with_zeros(graph: Graph) -> None:
+    """Pad for MAX_POOL_2D with 0 after an activation that is never below: XNNPACK pads with 0."""
+    makers, uses = graph.makers(), graph.uses()
+    for pad in graph.operators:
+        if pad.kind != "PADV2" or pad.inputs[0] is None:
+            continue
+        maker = makers.get(pad.inputs[0])
+        pooled = all(op.kind == "MAX_POOL_2D" for op in uses.get(pad.outputs[0], []))
+        if maker is not None and pooled and _is_never_negative(maker):
+            pad.kind = "PAD"
+            pad.inputs = pad.inputs[:2]
+
+
+def _is_never_negative(maker: Operator) -> bool:
+    fused = maker.options.get("fusedActivationFunction")
+    return maker.kind in ("RELU", "RELU6", "LOGISTIC") or fused in (1, 3)
 
 
 def _fill_biases(graph: Graph) -> None:

@@ -19,7 +19,7 @@ Array = NDArray[np.generic]
 FLOAT, INT32, INT64, BOOL = (np.dtype(name) for name in ("float32", "int32", "int64", "bool"))
 
 
-class Unsupported(Exception):  # noqa: N818  not an error of the user's: collected and reported
+class Unsupported(Exception):
     """What TFLite, or this lowering, cannot express; the text says why."""
 
 
@@ -68,22 +68,22 @@ class Node:
             raise Unsupported(f"input {place} is missing")
         return value
 
-    def int(self, name: str, default: int) -> int:
+    def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
         attribute = self.ir.attributes.get(name)
         return default if attribute is None else attribute.as_int()
 
-    def float(self, name: str, default: float) -> float:
+    def number(self, name: str, default: float) -> float:
         """A float attribute."""
         attribute = self.ir.attributes.get(name)
         return default if attribute is None else attribute.as_float()
 
-    def ints(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+    def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
         """An attribute that is a list of integers."""
         attribute = self.ir.attributes.get(name)
         return tuple(default if attribute is None else attribute.as_ints())
 
-    def string(self, name: str, default: str) -> str:
+    def text(self, name: str, default: str) -> str:
         """A text attribute."""
         attribute = self.ir.attributes.get(name)
         return default if attribute is None else attribute.as_string()
@@ -92,8 +92,11 @@ class Node:
 class Lowering:
     """Turns ONNX values into TFLite tensors, each once in each layout that is asked for."""
 
-    def __init__(self, probed: Probed, graph: Graph, tied: Set[str] = frozenset()) -> None:
+    def __init__(
+        self, probed: Probed, graph: Graph, tied: Set[str], *, memory_first: bool = False
+    ) -> None:
         self.graph = graph
+        self.memory_first = memory_first
         self.where = ""
         self._tied = tied
         self._probed = probed
@@ -103,6 +106,7 @@ class Lowering:
         self._names: dict[str, int] = {}
         self._axes: dict[Size, tuple[Tensor, int]] = {}
         self._sizes: dict[Size, Tensor] = {}
+        self._vectors: dict[tuple[Size, ...], Tensor] = {}
 
     # ---- what is known of ONNX values ---------------------------------------------------------
 
@@ -258,6 +262,10 @@ class Lowering:
             return self.emit("RESHAPE", [tensor, self.vector(target)], shape, newShape=list(target))
         return self.emit("RESHAPE", [tensor, self.size_tensor(shape)], shape)
 
+    def copied(self, tensor: Tensor) -> Tensor:
+        """The same content in a tensor of its own."""
+        return self.emit("RESHAPE", [tensor, self.size_tensor(tensor.shape)], tensor.shape)
+
     # ---- sizes that vary ----------------------------------------------------------------------
 
     def size_tensor(
@@ -267,6 +275,9 @@ class Lowering:
         if is_static(sizes):
             array = np.asarray(in_file(sizes), dtype)
             return self.const(array.reshape(()) if scalar else array, "sizes")
+        key = tuple(sizes)
+        if not scalar and key in self._vectors:
+            return self.cast(self._vectors[key], dtype)
         parts = [self._one_size(size) for size in sizes]
         if scalar:
             found = self.reshape(parts[0], ())
@@ -274,6 +285,8 @@ class Lowering:
             found = parts[0]
         else:
             found = self.emit("CONCATENATION", parts, (len(parts),), INT32, axis=0)
+        if not scalar:
+            self._vectors[key] = found
         return found if dtype == INT32 else self.cast(found, dtype)
 
     def _one_size(self, size: Size) -> Tensor:

@@ -12,7 +12,7 @@ _FLOAT, _HALF = np.dtype("float32"), np.dtype("float16")
 
 
 def store_as_float16(graph: Graph) -> None:
-    """Store every weight as float16, with one DEQUANTIZE for each tensor that reads it.
+    """Store every weight as float16, with a DEQUANTIZE before each operator that reads it.
 
     The runtime converts constants once, when it prepares the model; a table that rows are picked
     from stays as it is, and the rows are converted.
@@ -20,42 +20,39 @@ def store_as_float16(graph: Graph) -> None:
     Raises:
         LoweringError: a weight is too large for float16; it is named.
     """
-    made: dict[int, Tensor] = {}
-    head: list[Operator] = []
+    halves: dict[int, Tensor] = {}
     body: list[Operator] = []
     for operator in graph.operators:
         if operator.kind == "GATHER" and _is_weight(operator.inputs[0]):
-            body.extend(_picked_as_half(operator))
+            body.extend(_picked_as_half(operator, halves))
             continue
         for place, tensor in enumerate(operator.inputs):
-            if tensor is None or not _is_weight(tensor):
-                continue
-            if id(tensor) not in made:
-                half, wide = _halved(tensor), _named_like(tensor)
-                head.append(Operator("DEQUANTIZE", [half], [wide], {}, tensor.name))
-                made[id(tensor)] = wide
-            operator.inputs[place] = made[id(tensor)]
+            if tensor is not None and _is_weight(tensor):
+                # One for each reader, right before it: the delegate folds it into the reader, and
+                # takes only neighbours together.
+                wide = Tensor(f"{tensor.name}/float32", tensor.shape, _FLOAT)
+                half = _halved(tensor, halves)
+                body.append(Operator("DEQUANTIZE", [half], [wide], {}, operator.where))
+                operator.inputs[place] = wide
         body.append(operator)
-    graph.operators = head + body
+    graph.operators = body
 
 
 def _is_weight(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.weight and tensor.dtype == _FLOAT
 
 
-def _picked_as_half(gather: Operator) -> list[Operator]:
+def _picked_as_half(gather: Operator, halves: dict[int, Tensor]) -> list[Operator]:
     table, result = gather.inputs[0], gather.outputs[0]
     assert table is not None
     rows = Tensor(f"{result.name}/half", result.shape, _HALF)
-    gather.inputs[0], gather.outputs[0] = _halved(table), rows
+    gather.inputs[0], gather.outputs[0] = _halved(table, halves), rows
     return [gather, Operator("DEQUANTIZE", [rows], [result], {}, gather.where)]
 
 
-def _named_like(tensor: Tensor) -> Tensor:
-    return Tensor(f"{tensor.name}/float32", tensor.shape, _FLOAT)
-
-
-def _halved(tensor: Tensor) -> Tensor:
+def _halved(tensor: Tensor, halves: dict[int, Tensor]) -> Tensor:
+    if id(tensor) in halves:
+        return halves[id(tensor)]
     assert tensor.data is not None
     array = tensor.data
     if array.size and float(np.abs(array).max()) > _LARGEST:
@@ -63,4 +60,6 @@ def _halved(tensor: Tensor) -> Tensor:
             f"weight {tensor.name!r} holds numbers above {_LARGEST:.0f}, the largest in float16; "
             "use --precision float32"
         )
-    return Tensor(tensor.name, tensor.shape, _HALF, array.astype(_HALF), tensor.weight)
+    half = Tensor(tensor.name, tensor.shape, _HALF, array.astype(_HALF), tensor.weight)
+    halves[id(tensor)] = half
+    return half

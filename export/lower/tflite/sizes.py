@@ -64,6 +64,14 @@ def product(sizes: Iterable[Size]) -> Size:
     return total
 
 
+def sum_of(sizes: Iterable[Size]) -> Size:
+    """Add sizes; 0 for none."""
+    total: Size = 0
+    for size in sizes:
+        total = total + size
+    return total
+
+
 def in_file(shape: Sequence[Size]) -> tuple[int, ...]:
     """The sizes of the first trial: what a file states as the shape."""
     return tuple(size.values[0] if isinstance(size, Dim) else size for size in shape)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import channels_last, stored
 from export.lower.tflite.lowering import Constant, Lowering, Node, Unsupported
-from export.lower.tflite.ops.linear import times_weight
+from export.lower.tflite.ops.linear import rows_times_weight
 from export.lower.tflite.sizes import Shape, Size
 
 SAME, VALID = 0, 1
@@ -51,19 +51,22 @@ def window_of(node: Node, kernel: Sequence[int], image: Sequence[Size]) -> Windo
     axes = len(kernel)
     if axes not in (1, 2):
         raise Unsupported(f"{axes} spatial axes; 1 and 2 are supported")
-    strides = node.ints("strides", [1] * axes)
-    dilations = node.ints("dilations", [1] * axes)
-    pads = node.ints("pads", [0] * (2 * axes))
-    auto = node.string("auto_pad", "NOTSET")
+    strides = node.integers("strides", [1] * axes)
+    dilations = node.integers("dilations", [1] * axes)
+    pads = node.integers("pads", [0] * (2 * axes))
+    auto = node.text("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         pads = _same_pads(auto, image, kernel, strides, dilations)
     if min(pads) < 0:
         raise Unsupported("negative padding")
-    pair = (lambda a, fill: (fill, a[0]) if axes == 1 else (a[0], a[1]))  # noqa: E731
     return Window(
-        pair(kernel, 1), pair(strides, 1), pair(dilations, 1),
-        pair(pads[:axes], 0), pair(pads[axes:], 0),
+        _pair(kernel, 1), _pair(strides, 1), _pair(dilations, 1),
+        _pair(pads[:axes], 0), _pair(pads[axes:], 0),
     )  # fmt: skip
+
+
+def _pair(values: Sequence[int], fill: int) -> tuple[int, int]:
+    return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
 
 
 def _same_pads(
@@ -136,18 +139,18 @@ def conv(low: Lowering, node: Node) -> None:
     bias = low.held(node.required(2)) if node.input(2) is not None else None
     if bias is not None and not isinstance(bias, Constant):
         raise Unsupported("the bias is computed while the model runs; it must be constant")
-    groups = node.int("group", 1)
+    groups = node.integer("group", 1)
     if _is_pointwise(window) and groups == 1 and low.keeps_orientation(weight):
         matrix = filters.reshape(filters.shape[:2]).T
         if matrix.flags.c_contiguous:
             view = Constant(matrix, weight.name, weight.weight, weight.origin)
-            place_image(low, node.outputs[0], times_weight(low, x, view, bias))
+            place_image(low, node.outputs[0], rows_times_weight(low, x, view, bias))
             return
     same = is_same(window, x.shape[1:3])
     if window.padded and not same:
         x = pad_image(low, x, window)
     shape = _output(low, node)
-    options = {
+    options: dict[str, Any] = {
         "padding": SAME if same else VALID,
         "strideH": window.strides[0], "strideW": window.strides[1],
         "dilationHFactor": window.dilations[0], "dilationWFactor": window.dilations[1],
@@ -187,7 +190,7 @@ def conv_transpose(low: Lowering, node: Node) -> None:
     weight = low.held(node.required(1))
     if not isinstance(weight, Constant):
         raise Unsupported("the filter is computed while the model runs; it must be constant")
-    if node.string("auto_pad", "NOTSET") != "NOTSET" or node.ints("output_shape", ()):
+    if node.text("auto_pad", "NOTSET") != "NOTSET" or node.integers("output_shape", ()):
         raise Unsupported("auto_pad and output_shape; give pads and output_padding")
     x = image_of(low, node.required(0))
     filters = weight.array if weight.array.ndim == _PLANE else weight.array[:, :, None, :]
@@ -195,12 +198,12 @@ def conv_transpose(low: Lowering, node: Node) -> None:
     bias = low.held(node.required(2)) if node.input(2) is not None else None
     if bias is not None and not isinstance(bias, Constant):
         raise Unsupported("the bias is computed while the model runs; it must be constant")
-    groups = node.int("group", 1)
-    if groups == 1 and _is_pointwise(window) and not any(node.ints("output_padding", ())):
+    groups = node.integer("group", 1)
+    if groups == 1 and _is_pointwise(window) and not any(node.integers("output_padding", ())):
         view = Constant(
             filters.reshape(filters.shape[:2]), weight.name, weight.weight, weight.origin
         )
-        place_image(low, node.outputs[0], times_weight(low, x, view, bias))
+        place_image(low, node.outputs[0], rows_times_weight(low, x, view, bias))
         return
     if window.dilations != (1, 1):
         raise Unsupported("a dilated transposed convolution has no TFLite form")
@@ -220,9 +223,13 @@ def conv_transpose(low: Lowering, node: Node) -> None:
         ends = [begin[axis] + shape[axis] for axis in (1, 2)]
         if any(_beyond(end, have) for end, have in zip(ends, found.shape[1:3], strict=True)):
             raise Unsupported("output_padding that reaches beyond the padding")
+        # Batch and channels under a mask are taken whole.
+        end = (0, ends[0], ends[1], 0)
         found = low.emit(
-            "SLICE", [found, low.vector(begin), _slice_sizes(low, shape)], shape
-        )
+            "STRIDED_SLICE",
+            [found, low.vector(begin), low.size_tensor(end), low.vector([1] * 4)],
+            shape, beginMask=0b1001, endMask=0b1001,
+        )  # fmt: skip
     if bias is not None:
         vector = _bias_tensor(low, bias, int(filters.shape[1]) * groups)
         assert vector is not None
@@ -233,12 +240,6 @@ def conv_transpose(low: Lowering, node: Node) -> None:
 def _beyond(end: Size, have: Size) -> bool:
     room = have - end
     return room < 0 if isinstance(room, int) else min(room.values) < 0
-
-
-def _slice_sizes(low: Lowering, shape: Shape) -> Tensor:
-    """Sizes of a slice from the start of the batch: -1 takes all."""
-    sizes = [-1, *shape[1:]]
-    return low.size_tensor(sizes)
 
 
 def _split_channels(low: Lowering, x: Tensor, groups: int) -> list[Tensor]:

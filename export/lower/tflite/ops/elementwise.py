@@ -125,9 +125,7 @@ def identity(low: Lowering, node: Node) -> None:
     """Identity, and Dropout when a model is not trained."""
     held = low.held(node.required(0))
     if isinstance(held, Constant):
-        low.hold_constant(
-            node.outputs[0], held.array, weight=held.weight, origin=held.origin
-        )
+        low.hold_constant(node.outputs[0], held.array, weight=held.weight, origin=held.origin)
     else:
         low.place(node.outputs[0], held.tensor, held.layout)
 
@@ -135,7 +133,11 @@ def identity(low: Lowering, node: Node) -> None:
 def clip(low: Lowering, node: Node) -> None:
     """Clip, by the activation that has its limits where there is one."""
     lowest, highest = _limit(low, node, 1), _limit(low, node, 2)
-    known = {(0.0, 6.0): "RELU6", (0.0, None): "RELU", (-1.0, 1.0): "RELU_N1_TO_1"}
+    known: dict[tuple[float | None, float | None], str] = {
+        (0.0, 6.0): "RELU6",
+        (0.0, None): "RELU",
+        (-1.0, 1.0): "RELU_N1_TO_1",
+    }
     kind = known.get((lowest, highest))
 
     def compute(x: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ def _limit(low: Lowering, node: Node, place: int) -> float | None:
     value = node.input(place)
     if value is None:
         name = ("min", "max")[place - 1]
-        found = node.float(name, math.nan)  # an attribute before opset 11
+        found = node.number(name, math.nan)  # an attribute before opset 11
         return None if math.isnan(found) else found
     array = low.constant(value)
     if array is None:
@@ -165,7 +167,7 @@ def _limit(low: Lowering, node: Node, place: int) -> float | None:
 
 def gelu(low: Lowering, node: Node) -> None:
     """Gelu, exact or by tanh."""
-    by_tanh = node.string("approximate", "none") == "tanh"
+    by_tanh = node.text("approximate", "none") == "tanh"
     apply(low, node, lambda x: low.emit("GELU", [x], x.shape, approximate=by_tanh))
 
 
@@ -225,7 +227,7 @@ def reciprocal(low: Lowering, node: Node) -> None:
 
 def modulo(low: Lowering, node: Node) -> None:
     """Mod of integers, with the sign of the divisor as in ONNX and in FLOOR_MOD."""
-    if node.int("fmod", 0):
+    if node.integer("fmod", 0):
         raise Unsupported("fmod=1 has no TFLite form")
     tensors, layout = aligned(low, [node.required(0), node.required(1)])
     shape = broadcast(*(tensor.shape for tensor in tensors))
@@ -239,7 +241,7 @@ def is_nan(low: Lowering, node: Node) -> None:
 
 def is_inf(low: Lowering, node: Node) -> None:
     """IsInf."""
-    both = node.int("detect_negative", 1), node.int("detect_positive", 1)
+    both = node.integer("detect_negative", 1), node.integer("detect_positive", 1)
     if both == (0, 0):
         raise Unsupported("IsInf that detects neither sign")
 
@@ -253,7 +255,7 @@ def is_inf(low: Lowering, node: Node) -> None:
 
 def leaky_relu(low: Lowering, node: Node) -> None:
     """LeakyRelu."""
-    alpha = node.float("alpha", 0.01)
+    alpha = node.number("alpha", 0.01)
     apply(low, node, lambda x: low.emit("LEAKY_RELU", [x], x.shape, alpha=alpha))
 
 
@@ -273,8 +275,8 @@ def prelu(low: Lowering, node: Node) -> None:
 
 def elu(low: Lowering, node: Node) -> None:
     """Elu, Celu and Selu: max(x, 0) and a scaled exponential below 0."""
-    alpha = node.float("alpha", 1.67326319217681884765625 if node.kind == "Selu" else 1.0)
-    gamma = node.float("gamma", 1.05070102214813232421875) if node.kind == "Selu" else 1.0
+    alpha = node.number("alpha", 1.67326319217681884765625 if node.kind == "Selu" else 1.0)
+    gamma = node.number("gamma", 1.05070102214813232421875) if node.kind == "Selu" else 1.0
     stretch = alpha if node.kind == "Celu" else 1.0
 
     def compute(x: Tensor) -> Tensor:
@@ -295,7 +297,7 @@ def elu(low: Lowering, node: Node) -> None:
 
 def hard_sigmoid(low: Lowering, node: Node) -> None:
     """HardSigmoid: max(0, min(1, alpha x + beta))."""
-    alpha, beta = node.float("alpha", 0.2), node.float("beta", 0.5)
+    alpha, beta = node.number("alpha", 0.2), node.number("beta", 0.5)
 
     def compute(x: Tensor) -> Tensor:
         line = low.binary("MUL", x, low.scalar(alpha), x.shape)
@@ -341,7 +343,7 @@ def softmax(low: Lowering, node: Node) -> None:
     """Softmax and LogSoftmax over one axis, which TFLite wants last in memory."""
     value = node.required(0)
     rank = len(low.shape(value))
-    axis = node.int("axis", -1) % rank
+    axis = node.integer("axis", -1) % rank
     held = low.held(value)
     layout = plain(rank) if isinstance(held, Constant) else held.layout
     if layout[-1] != axis:
@@ -366,7 +368,7 @@ def cumulative_sum(low: Lowering, node: Node) -> None:
         wide = low.cast(x, INT32) if kind == BOOL else x
         found = low.emit(
             "CUMSUM", [wide, place], x.shape,
-            exclusive=bool(node.int("exclusive", 0)), reverse=bool(node.int("reverse", 0)),
+            exclusive=bool(node.integer("exclusive", 0)), reverse=bool(node.integer("reverse", 0)),
         )  # fmt: skip
         return low.cast(found, kind)
 

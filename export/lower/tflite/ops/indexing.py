@@ -8,6 +8,7 @@ import numpy as np
 
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.lowering import (
+    BOOL,
     FLOAT,
     INT32,
     INT64,
@@ -25,7 +26,7 @@ def gather(low: Lowering, node: Node) -> None:
     """Gather along one axis, such as rows of an embedding table."""
     value = node.required(0)
     shape = low.shape(value)
-    axis = node.int("axis", 0) % len(shape)
+    axis = node.integer("axis", 0) % len(shape)
     places = low.constant(node.required(1))
     if places is not None and places.size == 1 and not isinstance(low.held(value), Constant):
         _pick(low, node, axis, int(places.item()))
@@ -45,11 +46,15 @@ def _pick(low: Lowering, node: Node, axis: int, place: int) -> None:
     size = x.shape[at]
     if place < 0 and not isinstance(size, int):
         raise Unsupported("an index from the end of an axis whose size varies")
-    begin = [0] * x.rank
-    begin[at] = place + size if place < 0 and isinstance(size, int) else place
+    first = place + size if place < 0 and isinstance(size, int) else place
     shape = (*x.shape[:at], 1, *x.shape[at + 1 :])
-    sizes = low.vector([1 if i == at else -1 for i in range(x.rank)])
-    cut = low.emit("SLICE", [x, low.vector(begin), sizes], shape)
+    begin, end = ([n if i == at else 0 for i in range(x.rank)] for n in (first, first + 1))
+    whole = (1 << x.rank) - 1 - (1 << at)  # XNNPACK takes masks, and no sizes of -1
+    cut = low.emit(
+        "STRIDED_SLICE",
+        [x, low.vector(begin), low.vector(end), low.vector([1] * x.rank)],
+        shape, beginMask=whole, endMask=whole,
+    )  # fmt: skip
     if len(low.shape(node.required(1))) == 1:
         low.place(node.outputs[0], cut, held.layout)
     else:
@@ -60,7 +65,8 @@ def _indices(low: Lowering, node: Node, size: Size) -> Tensor:
     """Places as TFLite wants them: constant ones counted from the front."""
     held = low.held(node.required(1))
     if isinstance(held, Constant) and isinstance(size, int):
-        array = np.where(held.array < 0, held.array + size, held.array).astype(np.int32)
+        array = np.asarray(held.array, np.int32)
+        array = np.where(array < 0, array + size, array).astype(np.int32)
         return low.const(array, "places")
     return low.tensor(node.required(1))
 
@@ -70,7 +76,7 @@ def gather_elements(low: Lowering, node: Node) -> None:
     value, places = node.required(0), node.required(1)
     shape, wanted = low.shape(value), low.shape(places)
     rank = len(shape)
-    axis = node.int("axis", 0) % rank
+    axis = node.integer("axis", 0) % rank
     if any(shape[i] != wanted[i] for i in range(rank) if i != axis):
         raise Unsupported("indices that leave out rows of the data")
     order = (*(i for i in range(rank) if i != axis), axis)
@@ -81,11 +87,11 @@ def gather_elements(low: Lowering, node: Node) -> None:
 
 def gather_nd(low: Lowering, node: Node) -> None:
     """GatherND without batch axes."""
-    if node.int("batch_dims", 0):
+    if node.integer("batch_dims", 0):
         raise Unsupported("GatherND with batch axes")
     x, indices = low.tensor(node.required(0)), low.tensor(node.required(1))
     kind = x.dtype
-    if kind == bool:  # the kernel has no booleans
+    if kind == BOOL:  # the kernel has no booleans
         x = low.cast(x, INT32)
     found = low.emit("GATHER_ND", [x, indices], low.shape(node.outputs[0]))
     low.place(node.outputs[0], low.cast(found, kind))
@@ -100,7 +106,7 @@ def one_hot(low: Lowering, node: Node) -> None:
     indices = low.cast(low.tensor(node.required(0)), INT32)
     count = low.const(np.asarray(depth, np.int32).reshape(()), "depth")
     off, on = (low.const(np.asarray(v), "value") for v in values.ravel())
-    axis = node.int("axis", -1)
+    axis = node.integer("axis", -1)
     shape = low.shape(node.outputs[0])
     found = low.emit("ONE_HOT", [indices, count, on, off], shape, on.dtype, axis=axis)
     low.place(node.outputs[0], found)
@@ -110,9 +116,9 @@ def top_k(low: Lowering, node: Node) -> None:
     """TopK of the largest along the last axis."""
     value = node.required(0)
     rank = len(low.shape(value))
-    if not node.int("largest", 1):
+    if not node.integer("largest", 1):
         raise Unsupported("the smallest elements; TFLite finds the largest")
-    axis = node.int("axis", -1) % rank
+    axis = node.integer("axis", -1) % rank
     order = (*(i for i in range(rank) if i != axis), axis)
     x = low.tensor(value, order)
     count = low.ints(node.required(1), "the number of elements")[0]
@@ -128,7 +134,7 @@ def top_k(low: Lowering, node: Node) -> None:
 
 def scatter_nd(low: Lowering, node: Node) -> None:
     """ScatterND: what is replaced is masked out, and the updates are added in its place."""
-    if node.string("reduction", "none") not in ("none", "add"):
+    if node.text("reduction", "none") not in ("none", "add"):
         raise Unsupported("ScatterND that multiplies or compares")
     data, indices, updates = (low.tensor(node.required(i)) for i in range(3))
     if data.dtype != FLOAT:
@@ -136,7 +142,7 @@ def scatter_nd(low: Lowering, node: Node) -> None:
     indices = low.cast(indices, INT32)
     shape = low.size_tensor(data.shape)
     spread = low.emit("SCATTER_ND", [indices, updates, shape], data.shape, FLOAT)
-    if node.string("reduction", "none") == "none":
+    if node.text("reduction", "none") == "none":
         one = low.const(np.ones((1,) * updates.rank, np.float32), "one")
         ones = low.broadcast_to(one, updates.shape)
         marks = low.emit("SCATTER_ND", [indices, ones, shape], data.shape, FLOAT)

@@ -1,7 +1,9 @@
 """Matrix products, and the form that a stored weight takes in each.
 
 ``FULLY_CONNECTED(x, W)`` is ``x Wᵀ`` and ``BATCH_MATMUL(x, W)`` is ``x W``: with both, a weight
-that is used straight and transposed needs one buffer.
+that is used straight and transposed needs one buffer. Both are as fast as two buffers, and XNNPACK
+packs a copy of the weight for each. ``BATCH_MATMUL(W, xᵀ)`` is slower for few rows and packs none:
+it is what the memory-first setting writes.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ import onnx_ir as ir
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout, plain
 from export.lower.tflite.lowering import Constant, Lowering, Node, Unsupported
-from export.lower.tflite.sizes import Shape, broadcast
 from export.lower.tflite.ops.elementwise import aligned
+from export.lower.tflite.sizes import Shape, broadcast
+
+# Smaller matrices cost more in transposes than their packed copies take.
+_LEFT_FROM_BYTES = 16 * 1024
 
 
 def matmul(low: Lowering, node: Node) -> None:
@@ -22,13 +27,25 @@ def matmul(low: Lowering, node: Node) -> None:
     left, right = node.required(0), node.required(1)
     weight = low.held(right)
     if isinstance(weight, Constant) and weight.array.ndim == 2 and len(low.shape(left)) >= 2:
-        x, layout = rows_of(low, left)
-        low.place(node.outputs[0], times_weight(low, x, weight), layout)
+        low.place(node.outputs[0], *times_weight(low, left, weight))
         return
     low.place(node.outputs[0], _product(low, node, left, right))
 
 
-def rows_of(low: Lowering, value: ir.Value) -> tuple[Tensor, Layout]:
+def times_weight(
+    low: Lowering, value: ir.Value, weight: Constant, bias: Constant | None = None
+) -> tuple[Tensor, Layout]:
+    """``x W`` for ``x (..., in)`` and a weight ``(in, out)``; gives a tensor and its layout."""
+    matrix = weight.array
+    if low.shape(value)[-1] != matrix.shape[0]:
+        raise Unsupported(f"a product of {low.shape(value)} and {matrix.shape}")
+    if low.memory_first and matrix.nbytes >= _LEFT_FROM_BYTES:
+        return _weight_left(low, value, weight, bias)
+    x, layout = _rows_of(low, value)
+    return rows_times_weight(low, x, weight, bias), layout
+
+
+def _rows_of(low: Lowering, value: ir.Value) -> tuple[Tensor, Layout]:
     """The value with its last axis last in memory; the others may be in any order."""
     rank = len(low.shape(value))
     held = low.held(value)
@@ -38,13 +55,11 @@ def rows_of(low: Lowering, value: ir.Value) -> tuple[Tensor, Layout]:
     return low.tensor(value, layout), layout
 
 
-def times_weight(
+def rows_times_weight(
     low: Lowering, x: Tensor, weight: Constant, bias: Constant | None = None
 ) -> Tensor:
-    """``x W`` for a weight ``(in, out)``; ``x`` is ``(..., in)``."""
+    """``x W`` with ``x (..., in)`` in a tensor; the fastest form."""
     matrix = weight.array
-    if x.shape[-1] != matrix.shape[0]:
-        raise Unsupported(f"a product of {x.shape} and {matrix.shape}")
     shape = (*x.shape[:-1], int(matrix.shape[1]))
     vector = None
     if bias is not None:
@@ -55,6 +70,31 @@ def times_weight(
         return product if vector is None else low.binary("ADD", product, vector, shape)
     stored = low.const(matrix.T, weight.name, weight=weight.weight)
     return low.emit("FULLY_CONNECTED", [x, stored, vector], shape, keepNumDims=True)
+
+
+def _weight_left(
+    low: Lowering, value: ir.Value, weight: Constant, bias: Constant | None
+) -> tuple[Tensor, Layout]:
+    """``(Wᵀ xᵀ)``: XNNPACK reads a left operand in place, where it packs a right one.
+
+    The result is transposed in memory, and what follows works on it as it is.
+    """
+    rank = len(low.shape(value))
+    swapped = (*range(rank - 2), rank - 1, rank - 2)
+    held = low.held(value)
+    turned = not isinstance(held, Constant) and held.layout == swapped
+    x = low.tensor(value, swapped if turned else plain(rank))
+    columns = x.shape[-1] if turned else x.shape[-2]
+    matrix = weight.array
+    straight = matrix.flags.c_contiguous and low.keeps_orientation(weight)
+    array = matrix if straight else matrix.T
+    stored = low.const(array[(None,) * (rank - 2)], weight.name, weight=weight.weight)
+    shape = (*x.shape[:-2], int(matrix.shape[1]), columns)
+    found = low.emit("BATCH_MATMUL", [stored, x], shape, adjX=straight, adjY=not turned)
+    if bias is not None:
+        column = low.const(bias.array.reshape(-1, 1), bias.name, weight=bias.weight)
+        found = low.binary("ADD", found, column, shape)
+    return found, swapped
 
 
 def _product(low: Lowering, node: Node, left: ir.Value, right: ir.Value) -> Tensor:
@@ -94,18 +134,18 @@ def _operand(low: Lowering, value: ir.Value) -> tuple[Tensor, bool]:
 def gemm(low: Lowering, node: Node) -> None:
     """Gemm: alpha A B + beta C."""
     left, right, third = node.required(0), node.required(1), node.input(2)
-    alpha, beta = node.float("alpha", 1.0), node.float("beta", 1.0)
+    alpha, beta = node.number("alpha", 1.0), node.number("beta", 1.0)
     weight = low.held(right)
-    trans_a, trans_b = bool(node.int("transA", 0)), bool(node.int("transB", 0))
+    trans_a, trans_b = bool(node.integer("transA", 0)), bool(node.integer("transB", 0))
     shape = low.shape(node.outputs[0])
     if isinstance(weight, Constant):
         matrix = weight.array.T if trans_b else weight.array
-        x = low.tensor(left, (1, 0) if trans_a else (0, 1))
+        view = Constant(matrix, weight.name, weight.weight, weight.origin)
         bias = _row_bias(low, third, shape) if alpha == beta == 1 else None
-        found = times_weight(low, x, Constant(matrix, weight.name, weight.weight, weight.origin), bias)
-        if bias is not None:
-            low.place(node.outputs[0], found)
+        if not trans_a and (bias is not None or (third is None and alpha == 1)):
+            low.place(node.outputs[0], *times_weight(low, left, view, bias))
             return
+        found = rows_times_weight(low, low.tensor(left, (1, 0) if trans_a else (0, 1)), view)
     else:
         a, b = low.tensor(left), low.tensor(right)
         found = low.emit("BATCH_MATMUL", [a, b], shape, adjX=trans_a, adjY=trans_b)
@@ -132,7 +172,7 @@ def _row_bias(low: Lowering, value: ir.Value | None, shape: Shape) -> Constant |
 
 def einsum(low: Lowering, node: Node) -> None:
     """Einsum of two operands, as a transpose of each, one batched product and a transpose."""
-    equation = node.string("equation", "").replace(" ", "")
+    equation = node.text("equation", "").replace(" ", "")
     if "." in equation or equation.count(",") != 1 or "->" not in equation:
         raise Unsupported(f"the equation {equation!r}; two operands and '->' are supported")
     inputs, result = equation.split("->")

@@ -19,8 +19,9 @@ from export.lower.tflite.lowering import (
     Unsupported,
 )
 from export.lower.tflite.ops.convolution import split as split_tensor
-from export.lower.tflite.sizes import Dim, Size, is_static
+from export.lower.tflite.sizes import Dim, Size, is_static, sum_of
 
+_MOST_JOINED = 5  # XNNPACK joins no more at once
 _FAR = 2**31  # ONNX writes "to the end" as a number beyond any size
 
 
@@ -45,7 +46,7 @@ def reshape(low: Lowering, node: Node) -> None:
 def transpose(low: Lowering, node: Node) -> None:
     """Transpose: a note of where each axis is, no operator."""
     value, output = node.required(0), node.outputs[0]
-    perm = node.ints("perm", tuple(reversed(range(len(low.shape(value))))))
+    perm = node.integers("perm", tuple(reversed(range(len(low.shape(value))))))
     held = low.held(value)
     if isinstance(held, Constant):
         low.hold_constant(
@@ -86,7 +87,7 @@ def concat(low: Lowering, node: Node) -> None:
     """Concat, in the layout of the first input that is not in ONNX's own."""
     values = [node.required(place) for place in range(len(node.inputs))]
     shape = low.shape(node.outputs[0])
-    axis = node.int("axis", 0) % len(shape)
+    axis = node.integer("axis", 0) % len(shape)
     layout = plain(len(shape))
     for value in values:
         held = low.held(value)
@@ -98,16 +99,24 @@ def concat(low: Lowering, node: Node) -> None:
     if len(parts) == 1:
         low.place(node.outputs[0], parts[0], layout)
         return
-    whole = stored(shape, layout)
-    found = low.emit("CONCATENATION", parts, whole, axis=layout.index(axis))
-    low.place(node.outputs[0], found, layout)
+    low.place(node.outputs[0], join(low, parts, layout.index(axis)), layout)
+
+
+def join(low: Lowering, parts: list[Tensor], place: int) -> Tensor:
+    """Join tensors along an axis of their own layout, a few at a time."""
+    while len(parts) > 1:
+        some, parts = parts[:_MOST_JOINED], parts[_MOST_JOINED:]
+        size = sum_of(part.shape[place] for part in some)
+        shape = (*some[0].shape[:place], size, *some[0].shape[place + 1 :])
+        parts = [low.emit("CONCATENATION", some, shape, axis=place), *parts]
+    return parts[0]
 
 
 def split(low: Lowering, node: Node) -> None:
     """Split, in the value's own layout."""
     value = node.required(0)
     rank = len(low.shape(value))
-    axis = node.int("axis", 0) % rank
+    axis = node.integer("axis", 0) % rank
     held = low.held(value)
     layout = plain(rank) if isinstance(held, Constant) else held.layout
     sizes = []
@@ -165,7 +174,7 @@ def slice_(low: Lowering, node: Node) -> None:
 def _bounds(low: Lowering, node: Node, place: int, name: str) -> tuple[Size, ...]:
     value = node.input(place)
     if value is None:
-        return node.ints(name, ())  # an attribute before opset 10
+        return node.integers(name, ())  # an attribute before opset 10
     sizes = low.sizes(value)
     if sizes is None:
         raise Unsupported(f"{name} are computed while the model runs; they must be constant")
@@ -193,8 +202,8 @@ def pad(low: Lowering, node: Node) -> None:
     """Pad with a constant, or by reflection."""
     value = node.required(0)
     rank = len(low.shape(value))
-    mode = node.string("mode", "constant")
-    amounts = low.ints(node.input(1), "the padding") if node.input(1) else node.ints("pads", ())
+    mode = node.text("mode", "constant")
+    amounts = low.ints(node.input(1), "the padding") if node.input(1) else node.integers("pads", ())
     axes = low.ints(node.input(3), "the axes") if node.input(3) else tuple(range(rank))
     if mode not in ("constant", "reflect") or (mode == "reflect" and min(amounts) < 0):
         raise Unsupported(f"padding by {mode!r}; constant and reflect are supported")
@@ -247,11 +256,11 @@ def _cropped(
 def depth_to_space(low: Lowering, node: Node) -> None:
     """DepthToSpace; the column-row-depth order needs its channels sorted first."""
     value = node.required(0)
-    block = node.int("blocksize", 1)
+    block = node.integer("blocksize", 1)
     x = low.tensor(value, (0, 2, 3, 1))
     channels = x.shape[3]
     assert isinstance(channels, int)
-    if node.string("mode", "DCR") == "CRD":
+    if node.text("mode", "DCR") == "CRD":
         order = np.arange(channels).reshape(-1, block * block).T.reshape(-1).astype(np.int32)
         x = low.emit("GATHER", [x, low.const(order, "channels")], x.shape, axis=3)
     shape = stored(low.shape(node.outputs[0]), (0, 2, 3, 1))
@@ -263,7 +272,7 @@ def space_to_depth(low: Lowering, node: Node) -> None:
     """SpaceToDepth."""
     x = low.tensor(node.required(0), (0, 2, 3, 1))
     shape = stored(low.shape(node.outputs[0]), (0, 2, 3, 1))
-    found = low.emit("SPACE_TO_DEPTH", [x], shape, blockSize=node.int("blocksize", 1))
+    found = low.emit("SPACE_TO_DEPTH", [x], shape, blockSize=node.integer("blocksize", 1))
     low.place(node.outputs[0], found, (0, 2, 3, 1))
 
 
@@ -305,7 +314,7 @@ def trilu(low: Lowering, node: Node) -> None:
     down = low.reshape(_count(low, rows), (rows, 1))
     across = _count(low, columns)
     shifted = low.binary("ADD", down, low.scalar(offset, INT32), down.shape)
-    kind = "GREATER_EQUAL" if node.int("upper", 1) else "LESS_EQUAL"
+    kind = "GREATER_EQUAL" if node.integer("upper", 1) else "LESS_EQUAL"
     kept = low.emit(kind, [across, shifted], (rows, columns), BOOL)
     if x.dtype == BOOL:
         low.place(node.outputs[0], low.emit("LOGICAL_AND", [kept, x], x.shape))

@@ -32,19 +32,17 @@ def layer_norm(low: Lowering, node: Node) -> None:
         raise Unsupported("the mean and deviation of LayerNormalization as outputs")
     value = node.required(0)
     rank = len(low.shape(value))
-    axes = range(node.int("axis", -1) % rank, rank)
+    axes = range(node.integer("axis", -1) % rank, rank)
     held = low.held(value)
     layout = plain(rank) if isinstance(held, Constant) else held.layout
     x = low.tensor(value, layout)
-    found = normalised(low, x, [layout.index(a) for a in axes], node.float("epsilon", 1e-5))
+    found = normalised(low, x, [layout.index(a) for a in axes], node.number("epsilon", 1e-5))
     found = _scaled(low, found, layout, node.input(1), "MUL")
     found = _scaled(low, found, layout, node.input(2), "ADD")
     low.place(node.outputs[0], found, layout)
 
 
-def _scaled(
-    low: Lowering, x: Tensor, layout: Layout, value: ir.Value | None, kind: str
-) -> Tensor:
+def _scaled(low: Lowering, x: Tensor, layout: Layout, value: ir.Value | None, kind: str) -> Tensor:
     """Multiply by, or add, a parameter that spans the last axes of the ONNX value."""
     if value is None:
         return x
@@ -68,7 +66,7 @@ def batch_norm(low: Lowering, node: Node) -> None:
     scale, offset, mean, variance = (low.constant(node.required(i)) for i in range(1, 5))
     if scale is None or offset is None or mean is None or variance is None:
         raise Unsupported("statistics that are computed while the model runs")
-    spread = np.sqrt(variance.astype(np.float64) + node.float("epsilon", 1e-5))
+    spread = np.sqrt(variance.astype(np.float64) + node.number("epsilon", 1e-5))
     factor = (scale / spread).astype(np.float32)
     added = (offset - mean * (scale / spread)).astype(np.float32)
     (x,), layout = aligned(low, [node.required(0)])
@@ -87,7 +85,7 @@ def instance_norm(low: Lowering, node: Node) -> None:
     """InstanceNormalization: over the image, for each channel."""
     (x,), layout = aligned(low, [node.required(0)])
     places = [place for place, axis in enumerate(layout) if axis >= 2]
-    found = normalised(low, x, places, node.float("epsilon", 1e-5))
+    found = normalised(low, x, places, node.number("epsilon", 1e-5))
     for kind, value in (("MUL", node.required(1)), ("ADD", node.required(2))):
         array = low.constant(value)
         if array is None:
@@ -100,13 +98,13 @@ def group_norm(low: Lowering, node: Node) -> None:
     """GroupNormalization: over the image and the channels of each group."""
     value = node.required(0)
     shape = low.shape(value)
-    groups, channels = node.int("num_groups", 1), shape[1]
+    groups, channels = node.integer("num_groups", 1), shape[1]
     assert isinstance(channels, int)
     x = low.tensor(value)
     per_group = channels // groups
     split: tuple[Size, ...] = (shape[0], groups, per_group, *shape[2:])
     places = list(range(2, len(split)))
-    found = normalised(low, low.reshape(x, split), places, node.float("epsilon", 1e-5))
+    found = normalised(low, low.reshape(x, split), places, node.number("epsilon", 1e-5))
     found = low.reshape(found, shape)
     for kind, parameter in (("MUL", node.required(1)), ("ADD", node.required(2))):
         array = low.constant(parameter)
@@ -122,10 +120,10 @@ def group_norm(low: Lowering, node: Node) -> None:
 
 def lp_norm(low: Lowering, node: Node) -> None:
     """LpNormalization of order 2."""
-    if node.int("p", 2) != 2:
+    if node.integer("p", 2) != 2:
         raise Unsupported("LpNormalization of another order than 2")
     value = node.required(0)
-    axis = node.int("axis", -1) % len(low.shape(value))
+    axis = node.integer("axis", -1) % len(low.shape(value))
     (x,), layout = aligned(low, [value])
     place = layout.index(axis)
     kept = tuple(1 if i == place else size for i, size in enumerate(x.shape))

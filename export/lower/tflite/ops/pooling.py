@@ -41,7 +41,7 @@ def average_pool(low: Lowering, node: Node) -> None:
     x, window, same = _prepare(low, node)
     if window.dilations != (1, 1):
         raise Unsupported("dilated pooling has no TFLite form")
-    counted = bool(node.int("count_include_pad", 0))
+    counted = bool(node.integer("count_include_pad", 0))
     if same and not (counted and window.padded):
         place_image(low, node.outputs[0], _pool(low, "AVERAGE_POOL_2D", x, window, same=True))
         return
@@ -59,9 +59,9 @@ def _prepare(low: Lowering, node: Node) -> tuple[Tensor, Window, bool]:
     """The image, the window with the padding that ceil_mode adds, and whether that is SAME."""
     value = node.required(0)
     spatial = low.shape(value)[2:]
-    window = window_of(node, node.ints("kernel_shape", ()), spatial)
+    window = window_of(node, node.integers("kernel_shape", ()), spatial)
     x = image_of(low, value)
-    if node.int("ceil_mode", 0):
+    if node.integer("ceil_mode", 0):
         window = _with_ceil(window, x.shape[1:3], low, node)
     return x, window, is_same(window, x.shape[1:3])
 
@@ -100,7 +100,7 @@ def _correction(
     if not window.padded:
         return None
     kernel = window.kernel[0] * window.kernel[1]
-    asked = node.ints("pads", (0,) * 4)
+    asked = node.integers("pads", (0,) * 4)
     pads = asked if len(asked) == 4 else (0, asked[0], 0, asked[1])
     lines = []
     for axis, size in enumerate(image):

@@ -76,13 +76,11 @@ def _reduce(
     places = sorted(layout.index(axis) for axis in axes)
     kept = tuple(1 if place in places else size for place, size in enumerate(x.shape))
     found = compute(x, places, kept)
-    keep = node.kind.startswith("Global") or bool(node.int("keepdims", 1))
+    keep = node.kind.startswith("Global") or bool(node.integer("keepdims", 1))
     low.place(node.outputs[0], *(found, layout) if keep else drop(low, found, layout, axes))
 
 
-def drop(
-    low: Lowering, x: Tensor, layout: Layout, axes: tuple[int, ...]
-) -> tuple[Tensor, Layout]:
+def drop(low: Lowering, x: Tensor, layout: Layout, axes: tuple[int, ...]) -> tuple[Tensor, Layout]:
     """Drop axes of size 1, given in ONNX's order; gives the tensor and its new layout."""
     left = [axis for axis in layout if axis not in axes]
     shape = [size for size, axis in zip(x.shape, layout, strict=True) if axis not in axes]
@@ -93,19 +91,19 @@ def drop(
 def _axes(low: Lowering, node: Node, rank: int) -> tuple[int, ...]:
     if node.kind.startswith("Global"):
         return tuple(range(2, rank))
-    axes = low.ints(node.input(1), "the axes") if node.input(1) else node.ints("axes", ())
+    axes = low.ints(node.input(1), "the axes") if node.input(1) else node.integers("axes", ())
     if not axes:
-        return () if node.int("noop_with_empty_axes", 0) else tuple(range(rank))
+        return () if node.integer("noop_with_empty_axes", 0) else tuple(range(rank))
     return tuple(axis % rank for axis in axes)
 
 
 def arg_extreme(low: Lowering, node: Node) -> None:
     """ArgMax and ArgMin."""
-    if node.int("select_last_index", 0):
+    if node.integer("select_last_index", 0):
         raise Unsupported("select_last_index=1 has no TFLite form")
     value = node.required(0)
     rank = len(low.shape(value))
-    axis = node.int("axis", 0) % rank
+    axis = node.integer("axis", 0) % rank
     x = low.tensor(value)
     kind = "ARG_MAX" if node.kind == "ArgMax" else "ARG_MIN"
     shape = tuple(size for place, size in enumerate(x.shape) if place != axis)

@@ -62,7 +62,7 @@ def _matrix(node: Node, before: int, after: int) -> NDArray[np.float64]:
     """The matrix ``(after, before)`` that ONNX's Resize applies to an axis."""
     if before == after:
         return np.eye(before)
-    if node.string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+    if node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         raise Unsupported("tf_crop_and_resize")
     kept = {
         name: node.ir.attributes[name].value
@@ -92,10 +92,7 @@ def _tflite_matrix(
     kind: str, corners: bool, centres: bool, before: int, after: int
 ) -> NDArray[np.float64]:
     """What TFLite computes along an axis (tensorflow/lite/kernels/internal/reference)."""
-    if corners and after > 1:
-        scale = (before - 1) / (after - 1)
-    else:
-        scale = before / after
+    scale = (before - 1) / (after - 1) if corners and after > 1 else before / after
     places = np.arange(after)
     matrix = np.zeros((after, before))
     if kind == "RESIZE_NEAREST_NEIGHBOR":
@@ -120,8 +117,7 @@ def _by_matrices(
     if high.shape[0] != high.shape[1] or not np.array_equal(high, np.eye(high.shape[0])):
         flat = low.reshape(x, (batch, rows, columns * channels))
         matrix = low.const(high.astype(np.float32)[None], "resize")
-        shape = (batch, high.shape[0], columns * channels)
-        flat = low.emit("BATCH_MATMUL", [matrix, flat], shape)
+        flat = low.emit("BATCH_MATMUL", [matrix, flat], (batch, high.shape[0], columns * channels))
         x = low.reshape(flat, (batch, high.shape[0], columns, channels))
     if wide.shape[0] != wide.shape[1] or not np.array_equal(wide, np.eye(wide.shape[0])):
         matrix = low.const(wide.astype(np.float32)[None, None], "resize")
