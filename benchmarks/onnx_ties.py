@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from models import FFNStack, draw_vectors
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -31,25 +32,7 @@ from runtimes.bench import Budget
 from runtimes.environment import cpu_name
 from runtimes.memory import measure_fresh
 from runtimes.ort import open_session
-from weightspace.layers import TiedFFN
 from weightspace.models import MODELS
-
-
-class FFNStack(nn.Module):
-    """Residual tied FFNs on ``(batch, tokens, dim)``, biases drawn so that none folds away."""
-
-    def __init__(self, layers: int, dim: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(TiedFFN(dim, 4 * dim) for _ in range(layers))
-        for layer in self.layers:
-            nn.init.normal_(layer.hidden_bias, std=0.02)
-            nn.init.normal_(layer.bias, std=0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, tokens, dim)`` to the same shape."""
-        for layer in self.layers:
-            x = x + layer(x)
-        return x
 
 
 @dataclass(frozen=True)
@@ -74,24 +57,15 @@ def cases() -> list[Case]:
             (12, 768, (1, 4, 16, 64, 128, 197)),
         ]
     ]
+    for stack in made:
+        draw_vectors(stack.module)
     for name in ("vit-pe-b16", "resnet50-pe", "vit-pe-fmnist", "resnet-pe-fmnist"):
         spec = MODELS[name]
         module = spec.build()
-        _draw_vectors(module)
+        draw_vectors(module)
         sizes = (1,) if spec.input_shape[1] > 100 else (1, 4, 16)
         made.append(Case(name, module, spec.example_inputs()[0], {0: "batch"}, sizes))
     return made
-
-
-def _draw_vectors(module: nn.Module) -> None:
-    """Give biases and norm statistics values, as training does: zeros would fold away."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.running_mean.normal_(std=0.1)
-            part.running_var.uniform_(0.5, 2.0)
-    for name, parameter in module.named_parameters():
-        if name.endswith("bias"):
-            nn.init.normal_(parameter, std=0.02)
 
 
 def bytes_by_tool(case: Case, canonical: ir.Model, naive: Path, folder: Path) -> dict[str, int]:
