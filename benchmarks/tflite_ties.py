@@ -21,7 +21,6 @@ import litert_torch_env as litert_torch
 import numpy as np
 import onnx_ir as ir
 import torch
-from export.lower.tflite import write_tflite
 from litert_torch_env import ToolError
 from models import NAMES, Model, make
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from torch import nn
 
 from export.capture import capture, trace
 from export.errors import WeightspaceError
+from export.lower.tflite import write_tflite
 from export.passes import run_pipeline
 from runtimes.bench import Budget, compare, ratio_of_medians
 from runtimes.environment import cpu_name
