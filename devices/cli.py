@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from devices.report.units import format_bytes, format_ratio
 from export.errors import MissingExtraError, UnknownNameError, UserError, WeightspaceError
@@ -140,16 +141,20 @@ def profile(
 
 @app.command()
 def audit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .onnx file, from anywhere.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An .onnx or .tflite file, from anywhere.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """List what a file stores, who reads it, and what is stored twice.
 
     Exit status 1 when more than 1.01 times the unique bytes are stored.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       weightspace audit model.onnx
+
+      weightspace audit model.tflite --json
     """
     from export.audit import LIMIT, audit_file
 
@@ -348,20 +353,22 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
 
 
+def _plain(text: str) -> Text:
+    """Show a name from a file as it is: no markup, and nothing that steers a terminal."""
+    return Text("".join(letter if letter.isprintable() else "?" for letter in text))
+
+
 def _print_audit(found: Any, file: Path) -> None:
     table = Table("stored tensor", "shape", "bytes", "uses and views", box=None)
     tensors = sorted(found.stored, key=lambda tensor: -tensor.bytes)
     for tensor in tensors:
         uses = ", ".join(f"{use.op} ({use.view})" for use in tensor.uses) or "-"
         shape = " x ".join(map(str, tensor.shape)) or "scalar"
-        table.add_row(tensor.name, shape, f"{tensor.bytes:,}", uses)
+        table.add_row(_plain(tensor.name), shape, f"{tensor.bytes:,}", _plain(uses))
     out.print(table)
     for duplicate in found.duplicates:
-        out.print(
-            f"stored twice: {duplicate.name} is {duplicate.of} ({duplicate.view}), "
-            f"{duplicate.bytes:,} bytes",
-            style="red", markup=False, highlight=False,
-        )  # fmt: skip
+        words = f"stored twice: {duplicate.name} is {duplicate.of} ({duplicate.view}), "
+        out.print(_plain(words + f"{duplicate.bytes:,} bytes"), style="red", highlight=False)
     out.print(
         f"{file}: {len(found.stored)} stored tensors, {format_bytes(found.weight_bytes)}; "
         f"{len(found.ties)} ties; {format_ratio(found.ratio)} of the unique bytes",

@@ -1,28 +1,33 @@
-"""What an ONNX file stores: each tensor once or more, who reads it, and the ratio that results."""
+"""What a file stores: each tensor once or more, who reads it, and the ratio that results.
+
+Nothing here knows a format: `audit_onnx` and `audit_tflite` list what a file stores.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.errors import TieLostError
-from export.onnx_io import load_model
-from export.records import StoredTensor, TieMap, Use
-from export.stamps import STORED
-from export.stored import stored_bytes, stored_tensors
+from export.errors import BadFileError, TieLostError
+from export.records import StoredTensor, TieMap
 from export.views import name_of_view
 
 LIMIT = 1.01
 # Equal small tensors (biases at zero, shapes) are chance and cost nothing; they are not listed.
 SMALLEST_DUPLICATE_BYTES = 256
 MAX_PERMUTED_RANK = 5
+SUFFIXES = (".onnx", ".tflite")
+
+# What a file stores: a tensor with its uses, and its values where they can be compared.
+Stored = tuple[StoredTensor, NDArray[Any] | None]
+_Bits = NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +69,42 @@ class Audit:
 
 
 def audit_file(path: Path) -> Audit:
-    """Audit an ONNX file from anywhere.
+    """Audit an ONNX or TFLite file from anywhere; its content, then its suffix, says which.
 
     Raises:
-        BadFileError: the file is missing or corrupt.
+        BadFileError: the file is missing, corrupt, or neither of these.
     """
-    return audit_model(load_model(path))
+    from export.audit_onnx import audit_onnx
+    from export.audit_tflite import audit_tflite
+    from export.tflite_io import is_tflite
+
+    if not path.is_file():
+        raise BadFileError(f"{path} is not a file; give the path of a file in {_formats()}")
+    if path.suffix == ".tflite" or is_tflite(path):
+        return audit_tflite(path)
+    if path.suffix == ".onnx":
+        return audit_onnx(path)
+    raise BadFileError(
+        f"{path} is of no kind that can be audited; give the path of a file in {_formats()}"
+    )
 
 
-def audit_model(model: ir.Model, unique_bytes: int | None = None) -> Audit:
-    """Audit a graph in memory.
+def _formats() -> str:
+    return " or ".join(SUFFIXES)
+
+
+def make_audit(stored: Iterable[Stored], unique_bytes: int | None = None) -> Audit:
+    """Put together the audit of what a file stores.
 
     Args:
         unique_bytes: bytes of the torch model's unique parameters, where they are known.
     """
-    stored = tuple(_stored(model))
-    duplicates = tuple(find_duplicates(model))
-    total = stored_bytes(model)
+    pairs = list(stored)
+    tensors = tuple(tensor for tensor, _ in pairs)
+    duplicates = tuple(find_duplicates(pairs))
+    total = sum(tensor.bytes for tensor in tensors)
     unique = unique_bytes or total - sum(duplicate.bytes for duplicate in duplicates)
-    return Audit(stored, duplicates, total, unique)
+    return Audit(tensors, duplicates, total, unique)
 
 
 def enforce(audit: Audit, ties: TieMap) -> None:
@@ -109,84 +131,48 @@ def enforce(audit: Audit, ties: TieMap) -> None:
     )
 
 
-# ---- uses -------------------------------------------------------------------------------------
-
-_RESHAPES = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand"}
-
-
-def _stored(model: ir.Model) -> Iterator[StoredTensor]:
-    initializers = model.graph.initializers
-    for name, tensor in stored_tensors(model):
-        value = initializers.get(name)
-        uses = tuple(_uses(value)) if value is not None else ()
-        torch_name = value.metadata_props.get(STORED) if value is not None else None
-        aliases = ((torch_name, "identity"),) if torch_name and torch_name != name else ()
-        dtype = str(np.dtype(tensor.dtype.numpy()))
-        yield StoredTensor(name, tuple(tensor.shape.numpy()), dtype, uses, aliases)
-
-
-def _uses(value: ir.Value, view: tuple[str, ...] = ()) -> Iterator[Use]:
-    for node, index in value.uses():
-        if node.op_type == "Transpose":
-            perm = node.attributes.get("perm")
-            rank = len(value.shape or ())
-            axes = tuple(perm.as_ints()) if perm is not None else tuple(reversed(range(rank)))
-            yield from _uses(node.outputs[0], (*view, name_of_view(axes)))
-        elif node.op_type == "Identity":
-            yield from _uses(node.outputs[0], view)
-        elif node.op_type in _RESHAPES and index == 0:
-            yield from _uses(node.outputs[0], (*view, "reshape"))
-        else:
-            last = (*view, "transpose") if _reads_transposed(node, index) else view
-            steps = [step for step in last if step != "identity"]
-            yield Use(node.op_type, ">".join(steps) or "identity", node.name or "")
-
-
-def _reads_transposed(node: ir.Node, index: int) -> bool:
-    attribute = node.attributes.get({0: "transA", 1: "transB"}.get(index, ""))
-    return (
-        node.op_type in {"Gemm", "FusedMatMul"}
-        and attribute is not None
-        and bool(attribute.as_int())
-    )
+def chain(view: Iterable[str]) -> str:
+    """Name the views that a use goes through, one after the other."""
+    return ">".join(step for step in view if step != "identity") or "identity"
 
 
 # ---- duplicates, by value ---------------------------------------------------------------------
 
 
-def find_duplicates(model: ir.Model) -> Iterator[Duplicate]:
+def find_duplicates(stored: Iterable[Stored]) -> Iterator[Duplicate]:
     """Find stored tensors that equal an earlier one exactly, up to a permutation of axes.
 
     Axes of size 1 are left out of the comparison, so a 1x1 convolution's weight is found in a
     matrix. Candidates share type, size and the sum of their bit patterns, which no permutation
     changes; then every value is compared.
     """
-    kept: dict[tuple[object, ...], list[tuple[str, ir.TensorProtocol]]] = {}
-    for name, tensor in stored_tensors(model):
-        if tensor.nbytes < SMALLEST_DUPLICATE_BYTES:
+    kept: dict[tuple[object, ...], list[tuple[str, _Bits]]] = {}
+    for tensor, values in stored:
+        if values is None or tensor.bytes < SMALLEST_DUPLICATE_BYTES:
             continue
-        array = _bits(tensor)
+        array = _bits(values)
         if (array == array.flat[0]).all():
             continue  # all zeros or all ones: a vector at its initial value, not a shared one
         key = (tensor.dtype, array.size, int(array.sum(dtype=np.uint64)))
-        for other_name, other in kept.setdefault(key, []):
-            view = _view_between(_bits(other), array)
+        for name, other in kept.setdefault(key, []):
+            view = _view_between(other, array)
             if view is not None:
-                yield Duplicate(name, other_name, view, tensor.nbytes)
+                yield Duplicate(tensor.name, name, view, tensor.bytes)
                 break
         else:
-            kept[key].append((name, tensor))
+            kept[key].append((tensor.name, array))
 
 
-def _bits(tensor: ir.TensorProtocol) -> NDArray[np.unsignedinteger]:
-    """View a tensor's values as unsigned integers, axes of size 1 dropped."""
-    array = np.ascontiguousarray(tensor.numpy())
-    return array.view(f"u{array.dtype.itemsize}").reshape([s for s in array.shape if s != 1])
+def _bits(values: NDArray[Any]) -> _Bits:
+    """View values as unsigned integers, axes of size 1 dropped."""
+    array = np.ascontiguousarray(values)
+    shape = [size for size in array.shape if size != 1]
+    if array.dtype.itemsize > 8:  # two floats in a complex number: an axis more
+        return array.reshape(-1).view(np.uint64).reshape([*shape, array.dtype.itemsize // 8])
+    return array.view(f"u{array.dtype.itemsize}").reshape(shape)
 
 
-def _view_between(
-    one: NDArray[np.unsignedinteger], other: NDArray[np.unsignedinteger]
-) -> str | None:
+def _view_between(one: _Bits, other: _Bits) -> str | None:
     if one.shape == other.shape and np.array_equal(one, other):
         return "identity"
     if one.ndim <= MAX_PERMUTED_RANK and sorted(one.shape) == sorted(other.shape):

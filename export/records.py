@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-DTYPE_BYTES = {
+DTYPE_BYTES: dict[str, float] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
     "int64": 8, "int32": 4, "int16": 2, "int8": 1,
     "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1,
+    "complex128": 16, "complex64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "int4": 0.5, "uint4": 0.5, "int2": 0.25,
 }  # fmt: skip
 
 
@@ -63,7 +65,7 @@ class StoredTensor:
     @property
     def bytes(self) -> int:
         """Size in bytes."""
-        return self.elements * DTYPE_BYTES[self.dtype]
+        return math.ceil(self.elements * DTYPE_BYTES[self.dtype])
 
     @property
     def tied(self) -> bool:

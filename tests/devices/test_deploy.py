@@ -15,7 +15,8 @@ from devices.deploy import Options, capture_canonical, deploy, profile
 from devices.report.json_form import read_json
 from devices.source import resolve
 from devices.target import find_target
-from export.audit import LIMIT, audit_file, audit_model
+from export.audit import LIMIT, audit_file
+from export.audit_onnx import audit_model
 from export.errors import BadFileError
 from export.lower.ort import CANDIDATES, REPACKED, write_form
 from runtimes.bench import BRIEF

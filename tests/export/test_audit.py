@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.audit import audit_file, audit_model, enforce
+from export.audit import audit_file, enforce
+from export.audit_onnx import audit_model
 from export.errors import TieLostError
 from export.onnx_io import save_model
 from export.records import StoredTensor, TieMap
@@ -122,3 +123,20 @@ def test_constants_in_nodes_are_counted(text_model, tmp_path):
     )
     save_model(model, tmp_path / "m.onnx")
     assert audit_file(tmp_path / "m.onnx").weight_bytes == 24
+
+
+def test_types_without_whole_bytes_are_counted_as_stored(text_model):
+    model = text_model(
+        """
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[1] x) => (float[1] y)
+        <string[2] words = {"a", "bcd"}, int4[3] packed = {1, 2, 3}> {
+          y = Identity(x)
+        }
+        """
+    )
+    audit = audit_model(model)
+    assert [(t.name, t.dtype, t.bytes) for t in audit.stored] == [
+        ("words", "uint8", 4), ("packed", "int4", 2),
+    ]  # fmt: skip
+    assert audit.weight_bytes == 6

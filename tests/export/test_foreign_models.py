@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.audit import LIMIT, audit_model
+from export.audit import LIMIT
+from export.audit_onnx import audit_model
 from export.capture import capture, trace
 from export.naive import write_naive
 from export.passes import PIPELINES, run_pipeline

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from export.audit import audit_model
+from export.audit_onnx import audit_model
 from export.errors import PassError, TieLostError
 from export.passes import PIPELINES, run_passes, run_pipeline
 from export.stored import stored_bytes
