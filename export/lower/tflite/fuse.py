@@ -11,12 +11,14 @@ _TAKES_ACTIVATION = {
     "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL", "DIV",
     "MAX_POOL_2D", "AVERAGE_POOL_2D",
 }  # fmt: skip
+_SMALLEST_SCALE = 1e-3  # what is divided by less would drown in the sum
 _TAKES_BIAS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 
 
 def fuse(graph: Graph) -> None:
     """Take biases and activations into the operators before them."""
     _fuse_biases(graph)
+    _move_offsets(graph)
     _fuse_activations(graph)
     graph.remove_unread()
     _pad_with_zeros(graph)
@@ -44,6 +46,52 @@ def _fuse_biases(graph: Graph) -> None:
                 maker.inputs[2] = _flat(bias)
                 _take_over(maker, add, makers)
                 break
+
+
+def _move_offsets(graph: Graph) -> None:
+    """Write ``conv(x) * s + t`` as ``(conv(x) + t / s) * s``: the bias costs nothing.
+
+    A norm after a filter that is tied cannot be folded into it, and leaves this behind.
+    """
+    makers, uses, outputs = graph.makers(), graph.uses(), _outputs(graph)
+    for add in graph.operators:
+        if add.kind != "ADD" or len(add.inputs) != 2:
+            continue  # what another operator took over has no inputs any more
+        product, offset = add.inputs
+        assert product is not None
+        assert offset is not None
+        scale_by = makers.get(product)
+        if scale_by is None or scale_by.kind != "MUL" or len(uses[product]) != 1:
+            continue
+        source, scale = scale_by.inputs
+        conv = makers.get(source) if source is not None else None
+        if (
+            conv is None
+            or source is None
+            or scale is None
+            or conv.kind not in _TAKES_BIAS
+            or conv.inputs[2] is not None
+            or len(uses[source]) != 1
+            or outputs & {source, product}
+            or not (_is_vector(scale, source) and _is_vector(offset, source))
+        ):
+            continue
+        bias = _quotient(offset, scale)
+        if bias is not None:
+            conv.inputs[2] = bias
+            _take_over(scale_by, add, makers)
+
+
+def _quotient(offset: Tensor, scale: Tensor) -> Tensor | None:
+    """The offset over the scale, or None where that is no fair number."""
+    assert offset.data is not None
+    assert scale.data is not None
+    above = offset.data.reshape(-1).astype(np.float64)
+    below = scale.data.reshape(-1).astype(np.float64)
+    if np.abs(below).min() < _SMALLEST_SCALE:
+        return None
+    array = (above / below).astype(np.float32)
+    return Tensor(offset.name, array.shape, array.dtype, array, offset.weight)
 
 
 def _is_vector(bias: Tensor, product: Tensor) -> bool:

@@ -63,16 +63,11 @@ def reshaped(before: Sequence[Size], after: Sequence[Size], layout: Layout) -> L
 
 
 def _with_ones(order: Sequence[int], shape: Sequence[Size]) -> Layout:
-    """Put the axes of size 1 in front of the axis that follows them."""
-    result: list[int] = []
-    for axis in order:
-        before = axis - 1
-        ones: list[int] = []
-        while before >= 0 and shape[before] == 1:
-            ones.insert(0, before)
-            before -= 1
-        result.extend([*ones, axis])
-    result.extend(axis for axis in range(len(shape)) if axis not in result)
+    """Put each axis of size 1 behind the axis before it, and the very first in front."""
+    result = list(order)
+    for axis, size in enumerate(shape):
+        if size == 1:
+            result.insert(result.index(axis - 1) + 1 if axis else 0, axis)
     return tuple(result)
 
 
