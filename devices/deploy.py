@@ -47,6 +47,7 @@ from export.parity import compare_outputs
 from export.parity import enforce as enforce_parity
 from export.passes import run_pipeline
 from export.records import Artifact, Parity, TensorSpec, TieMap
+from runtimes import BACKENDS
 from runtimes.bench import QUICK, Budget
 from runtimes.environment import cpu_name, read_environment, swapped_bytes
 from runtimes.ort import open_session
@@ -354,7 +355,10 @@ def make_report(
     measured, environment = _measure(candidates, inputs, axis, sizes, options, tell)
     variants = tuple(
         with_measurements(
-            variant_of(a, accuracies[a.setting], paths[a.setting], folder), measured.get(a.setting)
+            variant_of(
+                a, accuracies[a.setting], paths[a.setting], folder, BACKENDS[a.format].package
+            ),
+            measured.get(a.setting),
         )
         for a in artifacts
     )

@@ -9,9 +9,14 @@ from typing import Any
 
 from devices.measure import Measured
 from devices.report.record import Report, Variant, WaterfallStep
+from devices.report.view import format_title, label
 from export.records import Artifact
 
 SMALL_MODEL_BYTES = 4_000_000
+_STORED_CAUSE = "stored tensors in the lowered file"
+_STORED_CAUSE_BY_FORMAT = {
+    "onnx": "stored tensors: constant folding gives a transposed use a copy of its own",
+}
 
 
 def notes_on(origin: str, artifacts: Sequence[Artifact]) -> tuple[str, ...]:
@@ -24,12 +29,18 @@ def notes_on(origin: str, artifacts: Sequence[Artifact]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def variant_of(artifact: Artifact, accuracy: float | None, path: Path, folder: Path) -> Variant:
-    """Describe an artifact; its path is left out where it is not in the bundle."""
+def variant_of(
+    artifact: Artifact, accuracy: float | None, path: Path, folder: Path, runtime: str
+) -> Variant:
+    """Describe an artifact; its path is left out where it is not in the bundle.
+
+    Args:
+        runtime: the package that runs it.
+    """
     return Variant(
         name=artifact.setting,
         format=artifact.format,
-        runtime="onnxruntime",
+        runtime=runtime,
         precision=artifact.precision,
         path=artifact.path if path.is_relative_to(folder) else None,
         file_bytes=artifact.bytes,
@@ -58,27 +69,29 @@ def waterfall(
     """Follow the bytes from the parameters to the peak in memory, for each variant."""
 
     def step(label: str, cause: str, sizes: Mapping[str, int | None]) -> WaterfallStep:
-        known = {name: size for name, size in sizes.items() if size is not None}
+        known = {each: size for each, size in sizes.items() if size is not None}
         return WaterfallStep(label, cause, known)
 
-    names = [variant.name for variant in variants]
+    ids = [variant.id for variant in variants]
+    formats = dict.fromkeys(variant.format for variant in variants)
     grown = {
-        v.name: v.memory.loaded_rss_bytes - v.memory.baseline_rss_bytes if v.memory else None
+        v.id: v.memory.loaded_rss_bytes - v.memory.baseline_rss_bytes if v.memory else None
         for v in variants
     }
     peak = {
-        v.name: v.memory.peak_rss_bytes - v.memory.baseline_rss_bytes if v.memory else None
+        v.id: v.memory.peak_rss_bytes - v.memory.baseline_rss_bytes if v.memory else None
         for v in variants
     }
     steps = (
         step("unique parameters", "each storage of the torch model once",
-             dict.fromkeys(names, unique_bytes)),
+             dict.fromkeys(ids, unique_bytes)),
         step("checkpoint", "the parameters, buffers and names in one file",
-             dict.fromkeys(names, checkpoint_bytes)),
-        step("ONNX", "stored tensors: constant folding gives a transposed use a copy of its own",
-             {v.name: v.weight_bytes for v in variants}),
+             dict.fromkeys(ids, checkpoint_bytes)),
+        *(step(format_title(each), _STORED_CAUSE_BY_FORMAT.get(each, _STORED_CAUSE),
+               {v.id: v.weight_bytes for v in variants if v.format == each})
+          for each in formats),
         step("artifact", "the graph and the names besides the stored tensors",
-             {v.name: v.file_bytes for v in variants}),
+             {v.id: v.file_bytes for v in variants}),
         step("resident after load", "copies that the runtime folds or repacks for its kernels; "
              "mapped pages are not touched yet", grown),
         step("peak while running", "activations, scratch memory, and mapped pages as they are read",
@@ -99,7 +112,7 @@ def profile_entries(report: Report) -> list[dict[str, Any]]:
             memory = variant.memory
             entries.append(
                 {
-                    "artifact": variant.path or variant.name,
+                    "artifact": variant.path or label(report, variant),
                     "runtime": variant.runtime,
                     "device": report.device,
                     "kind": "measured",

@@ -17,14 +17,15 @@ _MODEL = Path("/proc/device-tree/model")  # names the board on ARM
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
-def read_environment(runtime: str, *, swapped: bool = False) -> Environment:
+def read_environment(*runtimes: str, swapped: bool = False) -> Environment:
     """Describe this machine; what the system does not tell is left empty.
 
     Args:
-        runtime: the runtime's package, to note its version.
+        runtimes: the packages of the runtimes that measure, to note their versions, each once.
         swapped: whether pages were swapped while measuring.
     """
-    version = versions(runtime).get(runtime, "not installed")
+    packages = dict.fromkeys(runtimes)
+    found = versions(*packages)
     return Environment(
         host=platform.node(),
         cpu=cpu_name(),
@@ -33,7 +34,7 @@ def read_environment(runtime: str, *, swapped: bool = False) -> Environment:
         memory_bytes=psutil.virtual_memory().total,
         os=f"{platform.system()} {platform.release()}",
         governor=_text(_GOVERNOR),
-        runtime=f"{runtime} {version}",
+        runtime=", ".join(f"{name} {found.get(name, 'not installed')}" for name in packages),
         python=platform.python_version(),
         swapped=swapped,
     )

@@ -56,7 +56,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The machine a measurement was made on."""
+    """The machine a measurement was made on.
+
+    Args:
+        runtime: each runtime that measured with its version, joined by commas.
+    """
 
     host: str
     cpu: str

@@ -1,4 +1,8 @@
-"""report.csv: one row for each variant and size, units in the column names."""
+"""report.csv: one row for each variant and size, units in the column names.
+
+``variant`` is the setting; with ``format`` it tells variants apart. ``latency_p50_to_naive`` is to
+the naive export of the same format.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from devices.report import units, view
-from devices.report.plots import draw_plots, series_index
+from devices.report.plots import COLOURS, draw_plots, series_index, waterfall_key
 from devices.report.record import Report, Variant
 from export.errors import OutputError
 from export.records import StoredTensor
@@ -30,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A key figure: of our first variant in large, of the others below it.
+    """A key figure: of our first variant in large, of the others below it, format by format.
 
     Args:
         good: whether the large figure is as it should be; None where nothing says so.
@@ -81,11 +81,13 @@ def render_html(report: Report) -> str:
         summaries=summaries(report),
         cards=cards(report),
         variants=view.ordered_variants(report),
+        formats=view.formats(report),
         sizes=view.swept_sizes(report),
         ties=sorted(report.ties.stored, key=lambda tensor: (not tensor.tied, -tensor.bytes)),
         ties_shown=TIES_SHOWN,
         series=lambda variant: series_index(report, variant),
-        named_series={v.name: series_index(report, v) for v in report.variants},
+        colours=COLOURS,
+        waterfall_key=waterfall_key,
         uses_words=uses_words,
         band_name=_band_name(report),
         units=units,
@@ -94,24 +96,32 @@ def render_html(report: Report) -> str:
 
 
 def headline(report: Report) -> str:
-    """Say in one sentence what the file weighs."""
-    ours, naive = view.ours(report), view.naive_variant(report)
-    shown = ours[0] if ours else naive
-    if shown is None:
+    """Say in one sentence what the file weighs, in each format."""
+    formats = view.formats(report)
+    if not formats:
         return "Nothing was exported."
+    if len(formats) == 1:
+        return _weighs(report, formats[0], "file")
+    return ", ".join(_weighs(report, each, f"{view.format_title(each)} file") for each in formats)
+
+
+def _weighs(report: Report, format_name: str, file: str) -> str:
+    variants = view.variants_of(report, format_name)
+    shown = next((v for v in variants if v.name != view.NAIVE), variants[0])
+    naive = view.naive_variant(report, shown)
     size = units.format_bytes(shown.file_bytes)
     if naive is None or shown is naive:
-        return f"{size} in the file ({shown.name})"
-    return f"{size} instead of {units.format_bytes(naive.file_bytes)} in the file"
+        return f"{size} in the {file} ({shown.name})"
+    return f"{size} instead of {units.format_bytes(naive.file_bytes)} in the {file}"
 
 
 def summaries(report: Report) -> tuple[tuple[Variant, str], ...]:
     """Say for each variant of ours what it gains and what it costs, beside naive."""
-    naive = view.naive_variant(report)
-    if naive is None:
-        return ()
     found = []
     for variant in view.ours(report):
+        naive = view.naive_variant(report, variant)
+        if naive is None:
+            continue
         parts = []
         if variant.memory and naive.memory:
             mine, theirs = (
@@ -125,8 +135,8 @@ def summaries(report: Report) -> tuple[tuple[Variant, str], ...]:
             mine, theirs = (
                 units.format_ms(v.latency_ms_by_size[timed[0]].p50) for v in (variant, naive)
             )
-            label = view.size_label(report, timed[0])
-            parts.append(f"{mine} a run at {label} instead of {theirs}")
+            size = view.size_label(report, timed[0])
+            parts.append(f"{mine} a run at {size} instead of {theirs}")
         if parts:
             found.append((variant, "; ".join(parts)))
     return tuple(found)
@@ -157,10 +167,11 @@ def _card(
     report: Report, title: str, make: Callable[[Report, Variant], tuple[str, ...] | None]
 ) -> Card | None:
     lines = []
-    for variant in (*view.ours(report), *filter(None, [view.naive_variant(report)])):
+    for variant in _naive_last(report):
         figures = make(report, variant)
         if figures is not None:
-            lines.append((variant, Line(series_index(report, variant), variant.name, *figures)))
+            name = view.label(report, variant)
+            lines.append((variant, Line(series_index(report, variant), name, *figures)))
     if not lines:
         return None
     lead = lines[0][0]
@@ -168,12 +179,19 @@ def _card(
     return Card(title, lines[0][1], tuple(line for _, line in lines[1:]), good)
 
 
+def _naive_last(report: Report) -> tuple[Variant, ...]:
+    order = view.formats(report)
+    return tuple(
+        sorted(report.variants, key=lambda v: (order.index(v.format), v.name == view.NAIVE))
+    )
+
+
 def _stored(_: Report, variant: Variant) -> tuple[str, ...]:
     return units.format_ratio(variant.ratio), units.format_bytes(variant.weight_bytes)
 
 
 def _file(report: Report, variant: Variant) -> tuple[str, ...]:
-    naive = view.naive_variant(report)
+    naive = view.naive_variant(report, variant)
     ratio = variant.file_bytes / naive.file_bytes if naive and naive.file_bytes else None
     return units.format_bytes(variant.file_bytes), *_to_naive(variant, ratio)
 

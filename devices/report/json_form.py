@@ -14,6 +14,7 @@ from typing import Any
 from devices.report.record import SCHEMA, Report
 from export.errors import BadFileError, OutputError
 
+_OLD_SCHEMA = 1  # the waterfall names variants by their setting; all are of one format
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has none
 
 
@@ -29,6 +30,8 @@ def report_to_dict(report: Report) -> dict[str, Any]:
 def report_from_dict(data: Any) -> Report:
     """Turn what :func:`report_to_dict` gave back into the report.
 
+    A report of schema 1 is read as well, and becomes one of this schema.
+
     Raises:
         BadFileError: the schema is another one, or a field is missing, unknown or of a wrong type.
     """
@@ -40,12 +43,30 @@ def report_from_dict(data: Any) -> Report:
             f"the report has schema {schema}, and this version reads schema {SCHEMA}; "
             "update weightspace, or write the report anew"
         )
-    if schema != SCHEMA or isinstance(schema, bool):
-        raise BadFileError(f"the report has schema {schema!r}; it must be {SCHEMA}")
+    if schema not in (_OLD_SCHEMA, SCHEMA) or isinstance(schema, bool):
+        raise BadFileError(
+            f"the report has schema {schema!r}; it must be {_OLD_SCHEMA} or {SCHEMA}"
+        )
     try:
-        return typing.cast("Report", _decode(Report, data, "report"))
-    except _MismatchError as error:
+        report = typing.cast("Report", _decode(Report, data, "report"))
+    except (_MismatchError, ValueError) as error:
         raise BadFileError(f"the report is corrupt: {error}") from error
+    return _upgraded(report) if schema == _OLD_SCHEMA else report
+
+
+def _upgraded(report: Report) -> Report:
+    """Name the variants in an old report's waterfall as they are named now."""
+    id_by_name = {variant.name: variant.id for variant in report.variants}
+    steps = tuple(
+        dataclasses.replace(
+            step,
+            bytes_by_variant={
+                id_by_name.get(name, name): size for name, size in step.bytes_by_variant.items()
+            },
+        )
+        for step in report.waterfall
+    )
+    return dataclasses.replace(report, waterfall=steps, schema=SCHEMA)
 
 
 def write_json(report: Report, path: Path) -> None:

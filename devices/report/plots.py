@@ -7,7 +7,9 @@ to dark. Text stays text.
 
 from __future__ import annotations
 
+import functools
 import io
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +19,16 @@ from devices.report.record import Report, Variant
 from devices.report.units import format_bytes, format_digits, format_ms
 from devices.report.view import (
     NAIVE,
+    formats,
+    label,
     latency_low,
     latency_ratio,
     naive_variant,
     ordered_variants,
     size_label,
     swept_sizes,
+    variants_of,
+    waterfall_of,
 )
 from export.errors import MissingExtraError
 from runtimes.records import Latency
@@ -32,7 +38,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH_INCHES = 4.7  # 338 points: about one CSS pixel a point on a phone, so text stays readable
-COLOURS = 5  # the page has --v0 (naive) to --v4
+COLOURS = 6  # the page has --v0 to --v5
+NAIVE_COLOURS = (0, 5)  # the dim ones; a format each
+OUR_COLOURS = (1, 2, 3, 4)
 NAME_LENGTH = 24
 ECDF_POINTS = 300  # enough for a curve of this width; the percentiles come from all samples
 
@@ -44,7 +52,8 @@ _CSS_BY_PLACEHOLDER = {
     _GRID: "var(--grid)",
     **{colour: f"var(--v{i})" for i, colour in enumerate(_SERIES)},
 }
-_MARKERS = ("o", "s", "^", "D", "v")
+_MARKERS = ("o", "s", "^", "D", "v", "X")
+_LINES = ("-", "--", ":")  # a format each, for eyes that do not tell colours apart
 _SETTINGS: dict[Any, Any] = {  # keys are a closed set in one version of matplotlib only
     "svg.fonttype": "none",
     "svg.hashsalt": "weightspace",
@@ -80,18 +89,25 @@ class Plot:
 
 
 def series_index(report: Report, variant: Variant) -> int:
-    """Give a variant's place in the palette: the naive one is 0, ours follow in order."""
-    if variant.name == NAIVE:
-        return 0
-    names = [v.name for v in report.variants if v.name != NAIVE]
-    return 1 + names.index(variant.name) % (COLOURS - 1)
+    """Give a variant's place in the palette, where naive ones are dim and ours are not."""
+    naive = variant.name == NAIVE
+    places = NAIVE_COLOURS if naive else OUR_COLOURS
+    ids = [v.id for v in ordered_variants(report) if (v.name == NAIVE) == naive]
+    return places[ids.index(variant.id) % len(places)]
+
+
+def waterfall_key(report: Report, format_name: str) -> str:
+    """Name the waterfall plot of a format; the only one is ``waterfall``."""
+    number = formats(report).index(format_name)
+    return f"waterfall-{number + 1}" if number else "waterfall"
 
 
 def draw_plots(report: Report) -> dict[str, Plot]:
     """Draw every plot that the report has figures for.
 
     Returns:
-        Of ``size``, ``memory``, ``waterfall``, ``latency`` and ``distribution`` those that exist.
+        Of ``size``, ``memory``, ``latency``, ``distribution`` and the ``waterfall_key`` of each
+        format those that exist.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -103,7 +119,10 @@ def draw_plots(report: Report) -> dict[str, Plot]:
     drawings: dict[str, Callable[[Report], tuple[Figure, str] | None]] = {
         "size": _size,
         "memory": _memory,
-        "waterfall": _waterfall,
+        **{
+            waterfall_key(report, each): functools.partial(_waterfall, format_name=each)
+            for each in formats(report)
+        },
         "latency": _latency,
         "distribution": _distribution,
     }
@@ -125,7 +144,7 @@ def _size(report: Report) -> tuple[Figure, str]:
     _unique_line(axes, unique)
     axes.set_xlabel("file size in MB")
     listing = ", ".join(
-        f"{v.name} {format_bytes(n)}" for v, n in zip(variants, values, strict=True)
+        f"{label(report, v)} {format_bytes(n)}" for v, n in zip(variants, values, strict=True)
     )
     return figure, f"File size: {listing}; unique parameters {format_bytes(unique)}."
 
@@ -141,24 +160,29 @@ def _memory(report: Report) -> tuple[Figure, str] | None:
     _unique_line(axes, report.ties.unique_bytes)
     axes.set_xlabel("weights resident in memory, in MB")
     listing = ", ".join(
-        f"{v.name} {format_bytes(n)}" for v, n in zip(variants, weights, strict=True)
+        f"{label(report, v)} {format_bytes(n)}" for v, n in zip(variants, weights, strict=True)
     )
     return figure, f"Weights resident in memory: {listing}."
 
 
-def _waterfall(report: Report) -> tuple[Figure, str] | None:
-    if not report.waterfall:
+def _waterfall(report: Report, format_name: str) -> tuple[Figure, str] | None:
+    """Draw the steps of one format; all formats have the same scale."""
+    steps = waterfall_of(report, format_name)
+    if not steps:
         return None
-    steps = report.waterfall
     variants = [
-        v for v in ordered_variants(report) if any(v.name in s.bytes_by_variant for s in steps)
+        v
+        for v in variants_of(report, format_name)
+        if any(v.id in s.bytes_by_variant for s in steps)
     ]
     height = 0.8 / max(1, len(variants))
     figure, axes = _figure(1.1 + len(steps) * (0.22 + 0.19 * len(variants)))
-    largest = max((n for s in steps for n in s.bytes_by_variant.values()), default=0) / 1e6
+    largest = (
+        max((n for s in report.waterfall for n in s.bytes_by_variant.values()), default=0) / 1e6
+    )
     for place, variant in enumerate(variants):
         colour = _SERIES[series_index(report, variant)]
-        rows = [(i, s.bytes_by_variant.get(variant.name)) for i, s in enumerate(steps)]
+        rows = [(i, s.bytes_by_variant.get(variant.id)) for i, s in enumerate(steps)]
         known = [(i + (place - (len(variants) - 1) / 2) * height, n) for i, n in rows if n]
         axes.barh(
             [y for y, _ in known],
@@ -178,10 +202,14 @@ def _waterfall(report: Report) -> tuple[Figure, str] | None:
     axes.set_xlabel("MB")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-    _legend(figure, axes)
+    _legend(figure, axes, 3)
     listing = "; ".join(
         f"{step.label}: "
-        + ", ".join(f"{name} {format_bytes(n)}" for name, n in step.bytes_by_variant.items())
+        + ", ".join(
+            f"{label(report, v)} {format_bytes(step.bytes_by_variant[v.id])}"
+            for v in variants
+            if v.id in step.bytes_by_variant
+        )
         for step in steps
     )
     return figure, f"Size at each step. {listing}."
@@ -194,7 +222,7 @@ def _latency(report: Report) -> tuple[Figure, str] | None:
     listing = "; ".join(
         f"{size_label(report, size)}: "
         + ", ".join(
-            f"{v.name} {format_ms(v.latency_ms_by_size[size].p50)}"
+            f"{label(report, v)} {format_ms(v.latency_ms_by_size[size].p50)}"
             for v in ordered_variants(report)
             if size in v.latency_ms_by_size
         )
@@ -215,7 +243,7 @@ def _latency_at(report: Report, size: int) -> Figure:
         axes.plot([low, latency.p90], [y, y], color=_SERIES[index], lw=7, alpha=0.35)
         axes.plot([latency.p50], [y], _MARKERS[index], color=_SERIES[index], ms=7)
         axes.text(latency.p50, y - 0.24, format_ms(latency.p50), ha="center", size=8.5)
-    axes.set_yticks(range(len(variants)), [_short(v.name) for v in variants])
+    axes.set_yticks(range(len(variants)), [_short(label(report, v)) for v in variants])
     axes.set_ylim(len(variants) - 0.5, -0.65)
     axes.set_xlim(left=0)
     axes.tick_params(axis="y", length=0)
@@ -227,8 +255,12 @@ def _latency_at(report: Report, size: int) -> Figure:
 def _latency_over(report: Report) -> Figure:
     """Draw the latency over the sizes, and below it the ratio to naive."""
     sizes = swept_sizes(report)
-    with_ratio = naive_variant(report) is not None and len(report.variants) > 1
-    figure, rows = _figures(4.7 if with_ratio else 3.0, (2.2, 1) if with_ratio else (1,))
+    with_ratio = any(
+        naive_variant(report, variant) and len(variants_of(report, variant.format)) > 1
+        for variant in report.variants
+    )
+    height = (4.7 if with_ratio else 3.0) + _legend_inches(report)
+    figure, rows = _figures(height, (2.2, 1) if with_ratio else (1,))
     axes = rows[0]
     for variant in ordered_variants(report):
         points = sorted(variant.latency_ms_by_size.items())
@@ -236,7 +268,12 @@ def _latency_over(report: Report) -> Figure:
             continue
         xs = [float(size) for size, _ in points]
         index = series_index(report, variant)
-        style = {"color": _SERIES[index], "marker": _MARKERS[index], "ms": 4.5}
+        style: dict[str, Any] = {
+            "color": _SERIES[index],
+            "marker": _MARKERS[index],
+            "ms": 4.5,
+            "ls": _line(report, variant),
+        }
         axes.fill_between(
             xs,
             [latency_low(latency)[0] for _, latency in points],
@@ -245,11 +282,12 @@ def _latency_over(report: Report) -> Figure:
             alpha=0.18,
             lw=0,
         )
-        axes.plot(xs, [latency.p50 for _, latency in points], label=_short(variant.name), **style)  # type: ignore[arg-type]  # one dict for mixed keyword types
+        ys = [latency.p50 for _, latency in points]
+        axes.plot(xs, ys, label=_short(label(report, variant)), **style)
         ratios = [(x, latency_ratio(report, variant, int(x))) for x in xs]
         known = [(x, ratio) for x, ratio in ratios if ratio is not None]
         if with_ratio and known:
-            rows[1].plot([x for x, _ in known], [ratio for _, ratio in known], **style)  # type: ignore[arg-type]  # as above
+            rows[1].plot([x for x, _ in known], [ratio for _, ratio in known], **style)
     medians = [v.p50 for variant in report.variants for v in variant.latency_ms_by_size.values()]
     if min(medians) > 0 and max(medians) / min(medians) > 20:
         _plain_log_axis(axes)
@@ -261,7 +299,7 @@ def _latency_over(report: Report) -> Figure:
         low, high = rows[1].get_ylim()
         rows[1].set_ylim(min(low, 0.9), max(high, 1.1))
     _size_axis(report, rows, sizes)
-    _legend(figure, axes)
+    _legend(figure, axes, _legend_columns(report))
     return figure
 
 
@@ -292,7 +330,8 @@ def _distribution(report: Report) -> tuple[Figure, str] | None:
     if not timed:
         return None
     shown = timed if len(timed) == 1 else [timed[0], timed[-1]]
-    figure, rows = _figures(0.7 + 2.0 * len(shown), (1,) * len(shown), share_x=False)
+    height = 0.7 + 2.0 * len(shown) + _legend_inches(report)
+    figure, rows = _figures(height, (1,) * len(shown), share_x=False)
     for axes, size in zip(rows, shown, strict=True):
         for variant in ordered_variants(report):
             samples = sorted(_samples(variant, size))
@@ -302,15 +341,16 @@ def _distribution(report: Report) -> tuple[Figure, str] | None:
                     xs,
                     ys,
                     color=_SERIES[series_index(report, variant)],
+                    ls=_line(report, variant),
                     drawstyle="steps-post",
-                    label=_short(variant.name),
+                    label=_short(label(report, variant)),
                 )
         axes.set_ylim(0, 103)
         axes.set_yticks([0, 50, 90, 100])
         axes.set_ylabel("% of runs")
         axes.grid()
         axes.set_xlabel(f"latency in ms at most, {_short(size_label(report, size))}")
-    _legend(figure, rows[0])
+    _legend(figure, rows[0], _legend_columns(report))
     named = " and ".join(size_label(report, size) for size in shown)
     return figure, f"Share of the runs that took at most so long, at {named}."
 
@@ -334,7 +374,7 @@ def _bars(
     for y, (variant, count) in enumerate(zip(variants, sizes_bytes, strict=True)):
         axes.barh(y, count / 1e6, height=0.62, color=_SERIES[series_index(report, variant)])
         axes.text(max(count, 0) / 1e6 + largest * 0.015, y, format_bytes(count), va="center")
-    axes.set_yticks(range(len(variants)), [_short(variant.name) for variant in variants])
+    axes.set_yticks(range(len(variants)), [_short(label(report, variant)) for variant in variants])
     axes.set_ylim(len(variants) - 0.5, -0.5)
     axes.set_xlim(min(0.0, *sizes_bytes) / 1e6, largest * 1.2)
     axes.tick_params(axis="y", length=0)
@@ -356,10 +396,25 @@ def _unique_line(axes: Axes, unique_bytes: int) -> None:
     )
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _line(report: Report, variant: Variant) -> str:
+    return _LINES[formats(report).index(variant.format) % len(_LINES)]
+
+
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(handles)))
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, len(handles)))
+
+
+def _legend_columns(report: Report) -> int:
+    """Give how many names fit side by side: fewer where they begin with a format."""
+    return 3 if len(formats(report)) == 1 else 2
+
+
+def _legend_inches(report: Report) -> float:
+    """Give the height that a legend of more than the usual one row takes."""
+    rows = math.ceil(len(report.variants) / _legend_columns(report))
+    return 0.0 if len(formats(report)) == 1 else 0.18 * (rows - 1)
 
 
 def _short(name: str) -> str:

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from export.records import Parity, TieMap
 from runtimes.records import Environment, Latency, Memory
 
-SCHEMA = 1
+SCHEMA = 2  # 1 named variants by their setting alone
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One column of the comparison: the naive export, or one of ours.
+    """One column of the comparison: the naive export of a format, or one of ours.
 
     Args:
-        name: ``naive``, ``latency-first`` or ``memory-first``.
+        name: the setting: ``naive``, ``latency-first`` or ``memory-first``.
         file_bytes: all files of the variant.
         weight_bytes: stored tensors in them.
         ratio: ``weight_bytes`` over the model's unique bytes.
@@ -40,15 +40,21 @@ class Variant:
     memory: Memory | None = None
     latency_ms_by_size: dict[int, Latency] = field(default_factory=dict)
 
+    @property
+    def id(self) -> str:
+        """What tells it apart from every other variant of a report."""
+        return f"{self.format} {self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class WaterfallStep:
     """One step of the size waterfall, for each variant that has it, in bytes.
 
     Args:
-        label: ``unique parameters``, ``checkpoint``, ``ONNX``, ``artifact``,
+        label: ``unique parameters``, ``checkpoint``, a format such as ``ONNX``, ``artifact``,
             ``resident after load`` or ``peak while running``.
         cause: why this step is larger or smaller than the one before.
+        bytes_by_variant: keyed by :attr:`Variant.id`.
     """
 
     label: str
@@ -60,8 +66,12 @@ class WaterfallStep:
 class Report:
     """One deployment of one model for one target.
 
+    Raises:
+        ValueError: two variants have the same format and name.
+
     Args:
         axis: what the sizes of the latency sweep are: ``batch`` or ``sequence``.
+        variants: of one format or of several; each ``id`` once.
         measured_on: words for the machine that was measured, such as ``this machine (AMD EPYC)``.
         device: ``local`` unless a device was measured.
     """
@@ -81,3 +91,9 @@ class Report:
     notes: tuple[str, ...] = ()
     created: str = ""
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        ids = [variant.id for variant in self.variants]
+        twice = next((each for each in ids if ids.count(each) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two variants are named {twice!r}")

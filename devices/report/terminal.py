@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,10 @@ from devices.report.units import (
 )
 from devices.report.view import (
     NAIVE,
+    format_title,
+    formats,
     invalid_words,
+    label,
     latency_ratio,
     measured_for_target,
     measured_words,
@@ -30,9 +34,11 @@ from devices.report.view import (
     option_words,
     ordered_variants,
     parameters_words,
+    parity_words,
     resident_ratio,
     size_label,
     swept_sizes,
+    variants_of,
 )
 
 Row = tuple[str, list[Text]]  # a figure's name, and a cell for each variant
@@ -47,44 +53,60 @@ def print_report(report: Report, console: Console, path: Path | None = None) -> 
     console.print(_line(f"{report.model} for {report.target_title}", "bold"))
     console.print(_line(f"{parameters_words(report)}."))
     console.print()
-    console.print(_fitting_table(report, console))
+    for part in _fitting_tables(report, console):
+        console.print(part)
     _print_below(report, console)
     if path is not None:
         console.print(_line(f"Report: {path}"), soft_wrap=True)
 
 
-def _fitting_table(report: Report, console: Console) -> Table:
-    """Choose the table that shows every cell in full on a console of this width."""
-    sizes = swept_sizes(report)
-    timed = [(f"p50 {size_label(report, size)}", _latencies(report, size)) for size in sizes]
-    stacked = [(f"p50 by {report.axis}", _latencies_stacked(report))] if sizes else []
+def _fitting_tables(report: Report, console: Console) -> list[RenderableType]:
+    """Choose the tables that show every cell in full on a console of this width.
+
+    One table for all formats where it fits; otherwise one for each, below the format's title.
+    """
     unbounded = console.options.update(width=10_000)
-    for latency_rows in (timed, stacked):
-        table = _by_variant(report, latency_rows)
+    variants = ordered_variants(report)
+    tables = [_by_variant(report, _timed(report, variants))]
+    if swept_sizes(report):
+        tables.append(_by_variant(report, _stacked_times(report, variants)))
+    several = len(formats(report)) > 1
+    names = [_name(v, f"{v.format}\n{v.name}" if several else v.name) for v in variants]
+    tables.append(_by_figure(report, variants, names))
+    for table in tables:
         if console.measure(table, options=unbounded).maximum <= console.width:
-            return table
-    return _by_figure(report, timed)
+            return [table]
+    if not several:
+        return [tables[-1]]
+    parts: list[RenderableType] = []
+    for each in formats(report):
+        own = variants_of(report, each)
+        names = [_name(variant, variant.name) for variant in own]
+        parts += ["", _line(format_title(each), "bold"), _by_figure(report, own, names)]
+    return parts[1:]
 
 
 def _by_variant(report: Report, latency_rows: list[Row]) -> Table:
     table = _table()
     table.add_column("variant")
-    rows = _rows(report, latency_rows)
-    for name, _ in rows:
-        table.add_column(_stacked(name), justify="right")
-    for index, variant in enumerate(ordered_variants(report)):
-        table.add_row(_name(variant), *(cells[index] for _, cells in rows))
+    variants = ordered_variants(report)
+    rows = _rows(report, variants, latency_rows)
+    for title, _ in rows:
+        table.add_column(_stacked(title), justify="right")
+    for index, variant in enumerate(variants):
+        name = _name(variant, label(report, variant))
+        table.add_row(name, *(cells[index] for _, cells in rows))
     return table
 
 
-def _by_figure(report: Report, latency_rows: list[Row]) -> Table:
+def _by_figure(report: Report, variants: Sequence[Variant], names: Sequence[Text]) -> Table:
     """Lay the table on its side, for terminals that are too narrow for a column a figure."""
     table = _table()
     table.add_column("")
-    for variant in ordered_variants(report):
-        table.add_column(_name(variant), justify="right", overflow="fold")
-    for name, cells in _rows(report, latency_rows):
-        table.add_row(name, *(_on_one_line(cell) for cell in cells))
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
+    for title, cells in _rows(report, variants, _timed(report, variants)):
+        table.add_row(title, *(_on_one_line(cell) for cell in cells))
     return table
 
 
@@ -92,9 +114,8 @@ def _table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
 
 
-def _rows(report: Report, latency_rows: list[Row]) -> list[Row]:
+def _rows(report: Report, variants: Sequence[Variant], latency_rows: list[Row]) -> list[Row]:
     """Give all figures; a second line in a cell compares the first with something."""
-    variants = ordered_variants(report)
     rows: list[Row] = [
         ("file size", [_cell(format_bytes(v.file_bytes)) for v in variants]),
         ("stored weights", [_cell(format_bytes(v.weight_bytes)) for v in variants]),
@@ -117,8 +138,8 @@ def _rows(report: Report, latency_rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _name(variant: Variant) -> Text:
-    return Text(variant.name, style="dim" if variant.name == NAIVE else "bold")
+def _name(variant: Variant, words: str) -> Text:
+    return Text(words, style="dim" if variant.name == NAIVE else "bold")
 
 
 def _rule(variant: Variant) -> Text:
@@ -136,21 +157,29 @@ def _peak(variant: Variant) -> Text:
     return _cell(format_bytes(variant.memory.peak_rss_bytes if variant.memory else None))
 
 
-def _latencies(report: Report, size: int) -> list[Text]:
-    return [_cell(*_latency(report, variant, size)) for variant in ordered_variants(report)]
+def _timed(report: Report, variants: Sequence[Variant]) -> list[Row]:
+    """Give a row for each size that any of the variants was timed at."""
+    return [
+        (
+            f"p50 {size_label(report, size)}",
+            [_cell(*_latency(report, variant, size)) for variant in variants],
+        )
+        for size in swept_sizes(report)
+        if any(size in variant.latency_ms_by_size for variant in variants)
+    ]
 
 
-def _latencies_stacked(report: Report) -> list[Text]:
-    """Give one cell for each variant, with a line for each size."""
+def _stacked_times(report: Report, variants: Sequence[Variant]) -> list[Row]:
+    """Give one row for all sizes; its cells have a line for each."""
     sizes = swept_sizes(report)
     digits = len(str(sizes[-1]))
     cells = []
-    for variant in ordered_variants(report):
+    for variant in variants:
         lines = [(size, *_latency(report, variant, size)) for size in sizes]
         cells.append(
             Text("\n".join(f"{n:>{digits}}: {ms:>8} {ratio:>6}" for n, ms, ratio in lines))
         )
-    return cells
+    return [(f"p50 by {report.axis}", cells)]
 
 
 def _latency(report: Report, variant: Variant, size: int) -> tuple[str, str]:
@@ -194,7 +223,7 @@ def _print_below(report: Report, console: Console) -> None:
         _line(
             f"1 MB is 10^6 bytes. ok: at most {limit} of the unique parameters is stored; "
             "over: more. Beside resident weights: times the unique parameters. "
-            "Beside p50: times naive.",
+            f"Beside p50: times naive{' of the same format' if len(formats(report)) > 1 else ''}.",
             "dim",
         )
     )
@@ -204,15 +233,10 @@ def _print_below(report: Report, console: Console) -> None:
     style = "" if measured_for_target(report) else "yellow"
     console.print(_line(measured_words(report), style))
     for variant in ordered_variants(report):
-        options = option_words(variant.session_options)
-        console.print(_line(f"{variant.name}: {variant.form}; {variant.runtime} with {options}."))
-    parity = next((v.parity for v in report.variants if v.parity), None)
+        name, options = label(report, variant), option_words(variant.session_options)
+        console.print(_line(f"{name}: {variant.form}; {variant.runtime} with {options}."))
+    parity = parity_words(report)
     if parity:
-        console.print(
-            _line(
-                f"Parity: against torch on {parity.inputs} inputs ({parity.source}), "
-                f"evaluated by {parity.reference}."
-            )
-        )
+        console.print(_line(parity))
     for words in (*missing_words(report), *report.notes):
         console.print(_line(words))

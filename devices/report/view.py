@@ -4,26 +4,57 @@ from __future__ import annotations
 
 import math
 
-from devices.report.record import Report, Variant
+from devices.report.record import Report, Variant, WaterfallStep
 from devices.report.units import format_bytes
 from runtimes.records import Latency
 
 NAIVE = "naive"
+_TITLE_BY_FORMAT = {
+    "onnx": "ONNX", "tflite": "TFLite", "tensorrt": "TensorRT", "mlpackage": "Core ML",
+}  # fmt: skip
 
 
-def naive_variant(report: Report) -> Variant | None:
-    """Give the naive export, if the report has one."""
-    return next((variant for variant in report.variants if variant.name == NAIVE), None)
+def formats(report: Report) -> tuple[str, ...]:
+    """Give the formats of the variants, in order of their first appearance."""
+    return tuple(dict.fromkeys(variant.format for variant in report.variants))
+
+
+def format_title(format_name: str) -> str:
+    """Write a format as its makers do: ``TFLite``."""
+    return _TITLE_BY_FORMAT.get(format_name, format_name)
+
+
+def label(report: Report, variant: Variant) -> str:
+    """Name a variant: by its setting, and by its format too where the report has several."""
+    return variant.name if len(formats(report)) == 1 else variant.id
+
+
+def naive_variant(report: Report, variant: Variant) -> Variant | None:
+    """Give the naive export of a variant's format, if the report has one."""
+    same_format = variants_of(report, variant.format)
+    return next((each for each in same_format if each.name == NAIVE), None)
 
 
 def ordered_variants(report: Report) -> tuple[Variant, ...]:
-    """Give the variants with the naive one first."""
-    return tuple(sorted(report.variants, key=lambda variant: variant.name != NAIVE))
+    """Give the variants format by format, the naive one first in each."""
+    order = formats(report)
+    return tuple(sorted(report.variants, key=lambda v: (order.index(v.format), v.name != NAIVE)))
+
+
+def variants_of(report: Report, format_name: str) -> tuple[Variant, ...]:
+    """Give the variants of one format, the naive one first."""
+    return tuple(v for v in ordered_variants(report) if v.format == format_name)
 
 
 def ours(report: Report) -> tuple[Variant, ...]:
-    """Give the variants that are not the naive one."""
-    return tuple(variant for variant in report.variants if variant.name != NAIVE)
+    """Give the variants that are not naive, format by format."""
+    return tuple(variant for variant in ordered_variants(report) if variant.name != NAIVE)
+
+
+def waterfall_of(report: Report, format_name: str) -> tuple[WaterfallStep, ...]:
+    """Give the steps of the waterfall that any variant of a format has."""
+    ids = {variant.id for variant in variants_of(report, format_name)}
+    return tuple(step for step in report.waterfall if ids & set(step.bytes_by_variant))
 
 
 def swept_sizes(report: Report) -> tuple[int, ...]:
@@ -47,8 +78,8 @@ def resident_ratio(report: Report, variant: Variant) -> float | None:
 
 
 def latency_ratio(report: Report, variant: Variant, size: int) -> float | None:
-    """Give the median latency of a variant over that of the naive one at the same size."""
-    naive = naive_variant(report)
+    """Give the median latency of a variant over that of its format's naive one at the same size."""
+    naive = naive_variant(report, variant)
     mine = variant.latency_ms_by_size.get(size)
     theirs = naive.latency_ms_by_size.get(size) if naive else None
     return mine.p50 / theirs.p50 if mine and theirs and theirs.p50 > 0 else None
@@ -111,21 +142,47 @@ def missing_words(report: Report) -> tuple[str, ...]:
             found.append(f"Not measured: {what}.")
         elif lacking:
             found.append(f"Not measured for {', '.join(lacking)}: {what}.")
-    if naive_variant(report) is None:
-        found.append("No naive export stands beside it.")
+    found += _without_naive(report)
     if not measured_for_target(report):
         found.append(f"Nothing was measured on the target ({report.target_title}).")
     return tuple(found)
 
 
+def _without_naive(report: Report) -> list[str]:
+    present = {variant.format for variant in report.variants if variant.name == NAIVE}
+    if len(formats(report)) <= 1:
+        return [] if present else ["No naive export stands beside it."]
+    return [
+        f"No naive {format_title(each)} export stands beside ours."
+        for each in formats(report)
+        if each not in present
+    ]
+
+
 def _lacking(report: Report) -> dict[str, list[str]]:
-    variants = ordered_variants(report)
+    pairs = [(label(report, variant), variant) for variant in ordered_variants(report)]
     return {
-        "latency": [v.name for v in variants if not v.latency_ms_by_size],
-        "memory": [v.name for v in variants if v.memory is None],
-        "parity": [v.name for v in variants if v.parity is None],
-        "accuracy (no labelled samples)": [v.name for v in variants if v.accuracy is None],
+        "latency": [name for name, v in pairs if not v.latency_ms_by_size],
+        "memory": [name for name, v in pairs if v.memory is None],
+        "parity": [name for name, v in pairs if v.parity is None],
+        "accuracy (no labelled samples)": [name for name, v in pairs if v.accuracy is None],
     }
+
+
+def parity_words(report: Report) -> str | None:
+    """Say what parity was measured on, and name every runtime that evaluated a variant."""
+    runtimes_by_inputs: dict[str, list[str]] = {}
+    for variant in ordered_variants(report):
+        if variant.parity:
+            inputs = f"on {variant.parity.inputs} inputs ({variant.parity.source})"
+            runtimes_by_inputs.setdefault(inputs, []).append(variant.parity.reference)
+    if not runtimes_by_inputs:
+        return None
+    parts = [
+        f"{inputs}, evaluated by {' and '.join(dict.fromkeys(runtimes))}"
+        for inputs, runtimes in runtimes_by_inputs.items()
+    ]
+    return f"Parity: against torch {'; '.join(parts)}."
 
 
 def parameters_words(report: Report) -> str:

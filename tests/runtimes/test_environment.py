@@ -86,5 +86,10 @@ def test_swapped_bytes_never_fall():
     assert 0 <= one <= other
 
 
+def test_every_runtime_is_noted_once_with_its_version():
+    found = read_environment("onnxruntime", "no-such-runtime", "onnxruntime").runtime
+    assert found == f"onnxruntime {onnxruntime.__version__}, no-such-runtime not installed"
+
+
 def test_a_runtime_that_is_missing_is_said_to_be():
     assert read_environment("no-such-runtime").runtime == "no-such-runtime not installed"

@@ -1,12 +1,15 @@
 """A hand-made report with plausible figures, none of them round."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from devices.report.record import Report, Variant, WaterfallStep
 from export.records import Parity, StoredTensor, TieMap, Use
 from runtimes.records import Environment, Latency, Memory
+
+LITERT = "ai-edge-litert"
 
 
 def latency_of(p50, runs, seed):
@@ -97,10 +100,9 @@ def make_report(**changes):
             latency_ms_by_size={s: latency_of(0.47 + 0.206 * s, 137, 90 + s) for s in sizes},
         ),
     )  # fmt: skip
-    by = {v.name: v for v in variants}
 
     def step(label, cause, value):
-        return WaterfallStep(label, cause, {name: int(value(v)) for name, v in by.items()})
+        return WaterfallStep(label, cause, {v.id: int(value(v)) for v in variants})
 
     waterfall = (
         step("unique parameters", "each storage of the model counted once", lambda v: unique),
@@ -149,6 +151,64 @@ def make_report(**changes):
     return Report(**values | changes)
 
 
+def in_tflite(variant, factor):
+    """The same variant as another runtime would have it: every figure differs."""
+    return replace(
+        variant,
+        format="tflite",
+        runtime="ai-edge-litert 2.1.0",
+        path=variant.path and variant.path.replace("onnx", "tflite"),
+        file_bytes=variant.file_bytes + 12_345,
+        weight_bytes=variant.weight_bytes + 128,
+        form=f"{variant.form}, lowered",
+        session_options={},
+        parity=replace(variant.parity, max_rel=variant.parity.max_rel * 3, reference=LITERT),
+        load_ms=variant.load_ms * factor,
+        memory=memory_of(int(variant.memory.weights_resident_bytes * factor), 98_304),
+        latency_ms_by_size={
+            size: latency_of(latency.p50 * factor, 137, 300 + size)
+            for size, latency in variant.latency_ms_by_size.items()
+        },
+    )
+
+
+def make_two_format_report(**changes):
+    """ONNX and TFLite, each with its naive export, in an order that no table shows."""
+    report = make_report()
+    naive, latency_first, memory_first = report.variants
+    tflite = (
+        in_tflite(latency_first, 1.21),
+        in_tflite(naive, 1.37),
+        in_tflite(memory_first, 1.13),
+    )
+    ids = {v.id: v for v in tflite}
+    steps = []
+    for step in report.waterfall:
+        if step.label == "ONNX":
+            stored = {each: v.weight_bytes for each, v in ids.items()}
+            steps += [step, WaterfallStep("TFLite", "stored tensors in the lowered file", stored)]
+            continue
+        theirs = {each: step.bytes_by_variant[f"onnx {v.name}"] + 77 for each, v in ids.items()}
+        steps.append(replace(step, bytes_by_variant=step.bytes_by_variant | theirs))
+    return replace(
+        report,
+        **{
+            "variants": (latency_first, tflite[0], naive, tflite[1], memory_first, tflite[2]),
+            "waterfall": tuple(steps),
+            "environment": replace(
+                report.environment, runtime="onnxruntime 1.23.2, ai-edge-litert 2.1.0"
+            ),
+        }
+        | changes,
+    )
+
+
 @pytest.fixture
 def report():
     return make_report()
+
+
+@pytest.fixture
+def both():
+    """A report of two formats."""
+    return make_two_format_report()

@@ -57,6 +57,19 @@ def test_names_with_commas_and_lines_survive(report, tmp_path):
     assert read(path)[0]["model"] == 'a,"b"\nc'
 
 
+def test_formats_are_told_apart_and_compared_within(both):
+    rows = csv_rows(both)
+    assert len({(row["format"], row["variant"], row["size"]) for row in rows}) == 6 * 5
+    assert {row["runtime"] for row in rows if row["format"] == "tflite"} == {"ai-edge-litert 2.1.0"}
+    p50 = {
+        (row["format"], row["variant"]): row["latency_p50_ms"] for row in rows if row["size"] == 8
+    }
+    for row in rows:
+        if row["size"] == 8:
+            expected = row["latency_p50_ms"] / p50[row["format"], "naive"]
+            assert row["latency_p50_to_naive"] == expected
+
+
 def test_a_report_without_variants_is_refused(report):
     with pytest.raises(ValueError, match="at least one variant"):
         csv_rows(dataclasses.replace(report, variants=()))

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from devices.report.html_form import cards, headline, render_html, summaries, write_html
+from devices.report.plots import NAIVE_COLOURS, series_index
 from devices.report.units import format_bytes, format_digits
 from export.errors import MissingExtraError, OutputError
 from export.records import StoredTensor, TieMap, Use
@@ -153,7 +154,7 @@ def test_hostile_names_are_text(report):
             step,
             label=step.label + hostile,
             cause=hostile,
-            bytes_by_variant={v.name: 1_234_567 for v in variants},
+            bytes_by_variant={v.id: 1_234_567 for v in variants},
         )
         for step in report.waterfall
     )
@@ -250,6 +251,77 @@ def test_an_invalid_measurement_is_said_to_be(report):
     environment = dataclasses.replace(report.environment, throttled=True)
     page = Page(render_html(dataclasses.replace(report, environment=environment)))
     assert "Invalid: the processor throttled" in page.words
+
+
+def test_two_formats_stand_on_one_page(both, page_of):
+    page = Page(page_of(both))
+    assert page.tags.count("svg") == 6  # a waterfall for each
+    assert len(page.ids) == len(set(page.ids))
+    assert "Where the bytes come from: ONNX" in page.words
+    assert "Where the bytes come from: TFLite" in page.words
+    assert "stored tensors in the lowered file" in page.words
+    assert "onnxruntime 1.23.2, ai-edge-litert 2.1.0" in page.words
+    for variant in both.variants:
+        assert variant.id in page.words
+        assert format_bytes(variant.memory.settled_rss_bytes) in page.words
+
+
+def test_each_format_has_its_own_story_of_bytes(both, page_of):
+    page = Page(page_of(both))
+    labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+    onnx, tflite = (label for label in labels if label.startswith("Size at each step"))
+    assert "ONNX: onnx naive 1.83 MB, onnx latency-first" in onnx
+    assert "tflite" not in onnx.lower()
+    assert "TFLite: tflite naive 1.79 MB, tflite latency-first" in tflite
+    assert "onnx" not in tflite.lower()
+
+
+def test_two_formats_lead_with_both_files(both):
+    assert headline(both) == (
+        "0.956 MB instead of 1.84 MB in the ONNX file, "
+        "0.969 MB instead of 1.86 MB in the TFLite file"
+    )
+    assert [variant.id for variant, _ in summaries(both)] == [
+        "onnx latency-first", "onnx memory-first", "tflite latency-first", "tflite memory-first",
+    ]  # fmt: skip
+    assert "1.06 MB of weights in memory instead of 3.73 MB" in summaries(both)[3][1]
+
+
+def test_a_format_without_naive_leads_by_itself(both):
+    kept = tuple(v for v in both.variants if v.id != "tflite naive")
+    report = dataclasses.replace(both, variants=kept)
+    assert headline(report).endswith(", 0.969 MB in the TFLite file (latency-first)")
+    assert [variant.format for variant, _ in summaries(report)] == ["onnx", "onnx"]
+    Page(render_html(report))
+
+
+def test_every_variant_of_two_formats_stands_on_every_card(both):
+    for card in cards(both):
+        assert [card.lead.name, *(line.name for line in card.others)] == [
+            "onnx latency-first", "onnx memory-first", "onnx naive",
+            "tflite latency-first", "tflite memory-first", "tflite naive",
+        ]  # fmt: skip
+    (size,) = (card for card in cards(both) if card.title == "File size")
+    assert size.others[3].second == "0.52x"  # of the TFLite naive, not of the larger of all
+    assert size.others[4].second == ""
+
+
+def test_six_variants_have_six_colours_and_naive_ones_are_dim(both, report, page_of):
+    places = {variant.id: series_index(both, variant) for variant in both.variants}
+    assert len(set(places.values())) == len(places)
+    assert {places["onnx naive"], places["tflite naive"]} == set(NAIVE_COLOURS)
+    assert [series_index(report, variant) for variant in report.variants] == [0, 1, 2]
+    text = page_of(both)
+    for place in places.values():
+        assert text.count(f"--v{place}: #") == 2  # light and dark
+        assert f".s{place} {{" in text
+    assert not re.search(r"#0[12]0[12]0\d", text)
+
+
+def test_two_formats_of_one_size_and_without_samples(both):
+    variants = tuple(without_samples(only_at(variant, 4)) for variant in both.variants)
+    page = Page(render_html(dataclasses.replace(both, variants=variants)))
+    assert "latency in ms, batch 4" in page.words
 
 
 def test_writing(report, tmp_path):

@@ -102,6 +102,93 @@ def test_what_is_missing_is_said(report):
     assert "Not measured for latency-first: memory." in words
 
 
+def figures_of(variant):
+    return [
+        format_bytes(variant.file_bytes),
+        format_bytes(variant.weight_bytes),
+        format_bytes(variant.memory.weights_resident_bytes),
+        format_bytes(variant.memory.peak_rss_bytes),
+        format_ms(variant.load_ms),
+        format_error(variant.parity.max_rel),
+        *(format_ms(latency.p50) for latency in variant.latency_ms_by_size.values()),
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 120, 126, 140, 200])
+def test_two_formats_are_shown_in_full(width, both):
+    text = shown(both, width)
+    words = words_of(text)
+    for variant in both.variants:
+        for figure in figures_of(variant):
+            assert figure in words, figure
+        assert f"{variant.format} {variant.name}: {variant.form};" in words
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= width
+
+
+def test_two_formats_at_80_columns_have_a_table_each(both):
+    lines = shown(both, 80).splitlines()
+    middle = lines.index("TFLite")
+    for format_name, table in (
+        ("onnx", lines[lines.index("ONNX") : middle]),
+        ("tflite", lines[middle:]),
+    ):
+        assert table[1].split() == ["naive", "latency-first", "memory-first"]
+        (row,) = (line for line in table if line.startswith("p50 batch 4"))
+        medians = [v.latency_ms_by_size[4].p50 for v in both.variants if v.format == format_name]
+        assert [format_ms(median) in row for median in medians] == [True] * 3
+
+
+def test_two_formats_at_140_columns_share_a_table(both):
+    lines = shown(both, 140).splitlines()
+    assert "ONNX" not in lines
+    starts = [line for line in lines if line.startswith(("onnx ", "tflite ")) and " MB " in line]
+    assert [" ".join(line.split()[:2]) for line in starts] == [
+        "onnx naive", "onnx latency-first", "onnx memory-first",
+        "tflite naive", "tflite latency-first", "tflite memory-first",
+    ]  # fmt: skip
+
+
+def test_a_table_on_its_side_holds_two_formats_where_it_fits(both):
+    lines = shown(both, 120).splitlines()
+    assert "ONNX" not in lines
+    place = next(i for i, line in enumerate(lines) if line.split() == ["onnx"] * 3 + ["tflite"] * 3)
+    assert lines[place + 1].split() == ["naive", "latency-first", "memory-first"] * 2
+
+
+def test_every_runtime_that_evaluated_is_named(both):
+    words = words_of(shown(both, 80))
+    assert (
+        "Parity: against torch on 256 inputs (fashion-mnist test), evaluated by onnxruntime and "
+        "ai-edge-litert." in words
+    )
+    assert "Beside p50: times naive of the same format." in words
+
+
+def test_parity_on_other_inputs_is_told_apart(both):
+    variants = tuple(
+        dataclasses.replace(v, parity=dataclasses.replace(v.parity, inputs=16))
+        if v.format == "tflite"
+        else v
+        for v in both.variants
+    )
+    words = words_of(shown(dataclasses.replace(both, variants=variants), 80))
+    assert "on 256 inputs (fashion-mnist test), evaluated by onnxruntime; on 16 inputs" in words
+
+
+def test_a_format_without_naive_or_figures_is_named(both):
+    kept = tuple(
+        dataclasses.replace(v, latency_ms_by_size={}, memory=None) if v.format == "tflite" else v
+        for v in both.variants
+        if v.id != "tflite naive"
+    )
+    text = shown(dataclasses.replace(both, variants=kept), 80)
+    words = words_of(text)
+    assert "No naive TFLite export stands beside ours." in words
+    assert "Not measured for tflite latency-first, tflite memory-first: memory." in words
+    assert text.count("p50 batch 4") == 1  # no row of dashes for the format that was not timed
+
+
 def test_naive_stands_first(report):
     turned = dataclasses.replace(report, variants=report.variants[::-1])
     text = shown(turned, 200)
