@@ -62,6 +62,10 @@ def export(
     setting: Annotated[
         str, typer.Option(help="latency-first, memory-first, or both of them.")
     ] = "both",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32 or float16: how weights are stored. Default: the target's."),
+    ] = None,
     threads: ThreadsOption = 1,
     sizes: SizesOption = None,
     full: FullOption = False,
@@ -79,15 +83,19 @@ def export(
 
       weightspace export --target raspberry-pi --model vit-pe-fmnist --out pi
 
+      weightspace export --target android --model resnet-pe-fmnist --precision float16
+
       python -m export --target local --model mypackage.nets:make --sizes 1,16,128
     """
-    from devices.deploy import Options, deploy
+    from devices.deploy import deploy
+    from devices.options import Options
     from devices.report.terminal import print_report
     from devices.target import resolve_target
     from runtimes.bench import FULL, QUICK
 
     options = Options(
         settings=_settings(setting),
+        precision=_precision(precision),
         threads=threads,
         sizes=_sizes(sizes),
         budget=FULL if full else QUICK,
@@ -125,8 +133,8 @@ def profile(
 
       weightspace profile pi --threads 2 --sizes 1,8
     """
-    from devices.deploy import Options
     from devices.deploy import profile as profile_bundle
+    from devices.options import Options
     from devices.report.terminal import print_report
     from runtimes.bench import FULL, QUICK
 
@@ -331,6 +339,15 @@ def _settings(name: str) -> tuple[str, ...]:
         known = (*SETTINGS, "both")
         raise UnknownNameError.near("setting", name, known, "weightspace export --help")
     return (name,)
+
+
+def _precision(name: str | None) -> str | None:
+    from devices.artifacts import PRECISIONS
+
+    known = sorted({precision for each in PRECISIONS.values() for precision in each})
+    if name is not None and name not in known:
+        raise UnknownNameError.near("precision", name, known, "weightspace export --help")
+    return name
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

@@ -107,13 +107,17 @@ def make_audit(stored: Iterable[Stored], unique_bytes: int | None = None) -> Aud
     return Audit(tensors, duplicates, total, unique)
 
 
-def enforce(audit: Audit, ties: TieMap) -> None:
+def enforce(audit: Audit, ties: TieMap, unique_bytes: int | None = None) -> None:
     """Hold an artifact to the 1.00 rule.
+
+    Args:
+        unique_bytes: those at the artifact's precision; the model's own by default.
 
     Raises:
         TieLostError: more than 1.01 times the unique bytes are stored; the tensors are named.
     """
-    if audit.weight_bytes <= LIMIT * ties.unique_bytes:
+    unique = ties.unique_bytes if unique_bytes is None else unique_bytes
+    if audit.weight_bytes <= LIMIT * unique:
         return
     if audit.duplicates:
         worst = sorted(audit.duplicates, key=lambda duplicate: -duplicate.bytes)[:3]
@@ -126,8 +130,8 @@ def enforce(audit: Audit, ties: TieMap) -> None:
         named = ", ".join(f"{t.name!r} ({t.bytes:,} bytes)" for t in extra[:3])
         cause = f"stored tensors that are no parameters: {named}"
     raise TieLostError(
-        f"{audit.weight_bytes:,} bytes are stored for {ties.unique_bytes:,} unique ones, "
-        f"{audit.weight_bytes / ties.unique_bytes:.3f}x; {cause}"
+        f"{audit.weight_bytes:,} bytes are stored for {unique:,} unique ones, "
+        f"{audit.weight_bytes / unique:.3f}x; {cause}"
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from export.errors import BadFileError, OutputError
+from export.records import TensorSpec
 
 # Protobuf ends at 2 GiB. Long before that, weights in a file of their own are better: the runtime
 # maps them, where it copies those of a single file and keeps the copy beside its repacked ones.
@@ -88,6 +90,17 @@ def save_model(model: ir.Model, path: Path, *, external: bool | None = None) -> 
     except onnx.checker.ValidationError as error:
         raise OutputError(f"{path.name} is not valid ONNX: {error}") from error
     return sorted(path.parent.glob(f"{path.name}*"))
+
+
+def specs_of(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
+    """Describe inputs or outputs; a dimension that varies is its name, or ``?`` without one."""
+    specs = []
+    for value in values:
+        sizes = value.shape or ()
+        shape = tuple(s if isinstance(s, int) else s.value or "?" for s in sizes)
+        dtype = str(value.dtype.numpy()) if value.dtype is not None else "float32"
+        specs.append(TensorSpec(value.name or "", dtype, shape))
+    return tuple(specs)
 
 
 def reason_of(error: OSError, path: Path) -> str:

@@ -12,6 +12,7 @@ from export.errors import ParityError
 from export.records import Parity
 
 FP32_LIMIT = 1e-4  # of the output's scale
+LIMITS = {"float32": FP32_LIMIT, "float16": 1e-2}  # by the precision of the stored weights
 
 
 def compare_outputs(

@@ -89,10 +89,21 @@ class TieMap:
         """Bytes of the parameters, each storage counted once."""
         return sum(tensor.bytes for tensor in self.stored)
 
+    def unique_bytes_at(self, precision: str) -> int:
+        """Bytes of the parameters, each storage once, when floats are stored in a precision."""
+        return sum(
+            tensor.elements * DTYPE_BYTES[precision if _is_float(tensor) else tensor.dtype]
+            for tensor in self.stored
+        )
+
     @property
     def ties(self) -> tuple[StoredTensor, ...]:
         """The stored tensors that are read more than once."""
         return tuple(tensor for tensor in self.stored if tensor.tied)
+
+
+def _is_float(tensor: StoredTensor) -> bool:
+    return "float" in tensor.dtype
 
 
 @dataclass(frozen=True, slots=True)

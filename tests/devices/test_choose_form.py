@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-import devices.deploy
-from devices.deploy import NAIVE, Options, capture_canonical, choose_form, make_naive
+import devices.forms
+from devices.deploy import capture_canonical, make_naive
+from devices.forms import choose_form
+from devices.options import NAIVE, Options
 from devices.source import resolve
 from devices.target import find_target
-from export.lower.ort import LATENCY_FIRST, MEMORY_FIRST
+from export.lower import LATENCY_FIRST, MEMORY_FIRST
 from runtimes.bench import summarise
 
 
@@ -36,7 +38,7 @@ def test_a_form_is_taken_for_a_gain_without_a_loss(model, monkeypatch, repacked,
             for place, size in enumerate((1, 128))
         }
 
-    monkeypatch.setattr(devices.deploy, "time_side_by_side", timed)
+    monkeypatch.setattr(devices.forms, "time_side_by_side", timed)
     form, why = choose_form(
         model[0], LATENCY_FIRST, model[1], find_target("local"), Options(), lambda _: None
     )

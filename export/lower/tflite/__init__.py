@@ -13,6 +13,14 @@ from export.lower.tflite.fuse import fuse
 from export.lower.tflite.precision import store_as_float16
 from export.passes import run_pipeline
 
+# What each setting makes of a weight that is used more than once.
+FORMS = {
+    LATENCY_FIRST: "FULLY_CONNECTED and BATCH_MATMUL on one buffer; stored once, packed by XNNPACK "
+    "for each use",
+    MEMORY_FIRST: "BATCH_MATMUL with the weight on the left, which XNNPACK reads in place; "
+    "convolutions are packed",
+}
+
 
 def write_tflite(
     canonical: ir.Model,

@@ -1,0 +1,245 @@
+"""One artifact for each format and setting, and the naive export of each format beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from devices.forms import choose_form
+from devices.options import NAIVE, Options
+from devices.source import Source
+from devices.target import Target
+from export.audit import audit_file, enforce
+from export.errors import LoweringError, MissingExtraError, ParityError, UserError, WeightspaceError
+from export.lower.ort import write_form
+from export.lower.tflite import FORMS as TFLITE_FORMS
+from export.lower.tflite import write_tflite
+from export.manifest import sha256_of, versions
+from export.onnx_io import load_model, specs_of
+from export.parity import LIMITS, compare_outputs
+from export.parity import enforce as enforce_parity
+from export.records import Artifact, Parity, TieMap
+from runtimes import BACKENDS, open_artifact
+from weightspace.data import Images
+
+# Where the naive export of a format stands, in the bundle where it is kept.
+NAIVE_PATHS = {"onnx": "naive/model.onnx", "tflite": "naive/model.tflite"}
+PRECISIONS = {"onnx": ("float32",), "tflite": ("float32", "float16")}
+PRODUCERS = ("weightspace", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim")
+_ROWS_AT_ONCE = 250
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the artifacts of all formats are made from.
+
+    Args:
+        canonical: the model's graph, each stored tensor once.
+        naive: the ONNX file that everyone exports.
+        naive_folder: where naive exports go: the bundle, or a folder that is thrown away.
+        folder: the bundle.
+    """
+
+    source: Source
+    ties: TieMap
+    canonical: ir.Model
+    naive: Path
+    naive_folder: Path
+    folder: Path
+    target: Target
+    options: Options
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An artifact and where it is; the accuracy is None without labelled samples."""
+
+    artifact: Artifact
+    path: Path
+    accuracy: float | None
+
+    @property
+    def id(self) -> str:
+        """The name of its variant in a report."""
+        return f"{self.artifact.format} {self.artifact.setting}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    path: Path
+    setting: str
+    form: str
+
+
+def make_artifacts(work: Work, tell: Step) -> tuple[list[Made], list[str]]:
+    """Write, audit and check all artifacts, the naive exports as well.
+
+    Returns:
+        What was made, format by format with the naive export first, and a sentence for each
+        format that could not be made.
+
+    Raises:
+        WeightspaceError: no format could be made, or an artifact breaks the 1.00 rule or parity.
+    """
+    inputs, words = work.source.parity_inputs()
+    tell("running torch for parity")
+    reference = work.source.reference(inputs)
+    made: list[Made] = []
+    left_out: dict[str, WeightspaceError] = {}
+    for name in work.target.available_formats:
+        try:
+            written = list(_WRITERS[name](work, precision_of(name, work), tell))
+        except (LoweringError, MissingExtraError, UserError) as error:
+            left_out[name] = error
+            continue
+        made.extend(_checked(work, name, written, inputs, reference, words, tell))
+    if not made:
+        raise next(iter(left_out.values()))
+    return made, [f"No {BACKENDS[name].suffix} file: {error}." for name, error in left_out.items()]
+
+
+def precision_of(name: str, work: Work) -> str:
+    """Give the precision of a format's weights.
+
+    Raises:
+        UserError: the format is not written in the precision that was asked for.
+    """
+    asked = work.options.precision or work.target.precision
+    if asked in PRECISIONS[name]:
+        return asked
+    if work.options.precision is None:
+        return PRECISIONS[name][0]
+    known = " and ".join(PRECISIONS[name])
+    raise UserError(f"{name} is written in {known}, not in {asked}")
+
+
+# ---- writing ----------------------------------------------------------------------------------
+
+
+def _write_onnx(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
+    yield _Written(work.naive, NAIVE, "exporter, then onnxsim")
+    for setting in work.options.settings:
+        form, reason = choose_form(
+            work.canonical, setting, work.naive, work.target, work.options, tell
+        )
+        tell(f"writing {setting} onnx")
+        path = work.folder / f"model.{setting}.onnx"
+        write_form(work.canonical, form, path)
+        yield _Written(path, setting, f"{form.words} ({reason})")
+
+
+def _write_tflite(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
+    tell("lowering to tflite")
+    for setting in work.options.settings:
+        path = work.folder / f"model.{setting}.tflite"
+        write_tflite(work.canonical, path, setting, precision)
+        yield _Written(path, setting, TFLITE_FORMS[setting])
+    naive = work.naive_folder / NAIVE_PATHS["tflite"]
+    naive.parent.mkdir(exist_ok=True)
+    write_tflite(load_model(work.naive), naive, precision=precision)
+    yield _Written(naive, NAIVE, "the naive ONNX export lowered as it is: a buffer for each use")
+
+
+_WRITERS: dict[str, Callable[[Work, str, Step], Iterator[_Written]]] = {
+    "onnx": _write_onnx,
+    "tflite": _write_tflite,
+}
+
+
+# ---- checking ---------------------------------------------------------------------------------
+
+
+def _checked(
+    work: Work,
+    name: str,
+    written: Sequence[_Written],
+    inputs: Sequence[NDArray[np.generic]],
+    reference: Sequence[NDArray[np.generic]],
+    words: str,
+    tell: Step,
+) -> Iterator[Made]:
+    """Audit each file and compare it with torch.
+
+    Raises:
+        TieLostError: an artifact of ours stores more than 1.01 of the unique bytes.
+        ParityError: an artifact of ours computes something else than torch.
+    """
+    precision = precision_of(name, work)
+    unique_bytes = work.ties.unique_bytes_at(precision)
+    written = sorted(written, key=lambda one: one.setting != NAIVE)
+    naive_bytes = audit_file(written[0].path).weight_bytes
+    for one in written:
+        tell(f"checking {one.setting} {name} against torch")
+        audit = audit_file(one.path)
+        if one.setting != NAIVE:
+            enforce(audit, work.ties, unique_bytes)
+        files = sorted(one.path.parent.glob(f"{one.path.name}*"))
+        artifact = Artifact(
+            path=one.path.name if one.setting != NAIVE else NAIVE_PATHS[name],
+            format=name,
+            setting=one.setting,
+            precision=precision,
+            bytes=sum(file.stat().st_size for file in files),
+            weight_bytes=audit.weight_bytes,
+            unique_bytes=unique_bytes,
+            naive_bytes=naive_bytes,
+            sha256={file.name: sha256_of(file) for file in files},
+            inputs=specs_of(work.canonical.graph.inputs),
+            outputs=specs_of(work.canonical.graph.outputs),
+            form=one.form,
+            producer=versions(*PRODUCERS, BACKENDS[name].package),
+        )
+        parity, accuracy = check(artifact, one.path, inputs, reference, work.source, words)
+        if one.setting != NAIVE:
+            enforce_parity(parity, LIMITS[precision])
+        yield Made(replace(artifact, parity=parity), one.path, accuracy)
+
+
+def check(
+    artifact: Artifact,
+    path: Path,
+    inputs: Sequence[NDArray[np.generic]],
+    reference: Sequence[NDArray[np.generic]],
+    source: Source,
+    words: str,
+) -> tuple[Parity, float | None]:
+    """Run an artifact on the parity inputs; gives parity, and accuracy where there are labels.
+
+    Raises:
+        ParityError: an output's shape differs, or is not finite.
+    """
+    session = open_artifact(path)
+    names = [spec.name for spec in artifact.inputs]
+    dynamic = all(isinstance(spec.shape[0], str) for spec in session.inputs if spec.shape)
+    step = _ROWS_AT_ONCE if dynamic else len(inputs[0])
+    parts = []
+    for start in range(0, len(inputs[0]), step):
+        rows = slice(start, start + step) if dynamic else slice(None)
+        feeds = dict(zip(names, (array[rows] for array in inputs), strict=True))
+        outputs = session.run(feeds)
+        parts.append([outputs[spec.name] for spec in session.outputs])
+    session.close()
+    found = [np.concatenate(part) if dynamic else part[0] for part in zip(*parts, strict=True)]
+    if len(found) != len(reference):
+        raise ParityError(f"{path.name} has {len(found)} outputs, torch has {len(reference)}")
+    parity = compare_outputs(
+        reference,
+        found,
+        source=words,
+        evaluated_by=BACKENDS[artifact.format].package,
+        classifier=source.classes is not None,
+    )
+    return parity, _accuracy(found, source.images)
+
+
+def _accuracy(outputs: Sequence[NDArray[np.generic]], images: Images | None) -> float | None:
+    if images is None:
+        return None
+    return float(np.mean(outputs[0].argmax(-1) == images.labels))
