@@ -90,7 +90,7 @@ def export(
     from devices.deploy import deploy
     from devices.options import Options
     from devices.report.terminal import print_report
-    from devices.target import resolve_target
+    from devices.target import require_format, resolve_target
     from runtimes.bench import FULL, QUICK
 
     options = Options(
@@ -103,6 +103,8 @@ def export(
         keep_naive=keep_naive,
     )
     targets = resolve_target(target)
+    for each in targets:
+        require_format(each)  # before the first takes its minutes
     base = folder or Path("out") / f"{_slug(model)}-{target}"
     manifests = []
     for each in targets:

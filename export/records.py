@@ -91,19 +91,16 @@ class TieMap:
 
     def unique_bytes_at(self, precision: str) -> int:
         """Bytes of the parameters, each storage once, when floats are stored in a precision."""
-        return sum(
-            tensor.elements * DTYPE_BYTES[precision if _is_float(tensor) else tensor.dtype]
-            for tensor in self.stored
-        )
+        total = 0
+        for tensor in self.stored:
+            dtype = precision if "float" in tensor.dtype else tensor.dtype
+            total += math.ceil(tensor.elements * DTYPE_BYTES[dtype])
+        return total
 
     @property
     def ties(self) -> tuple[StoredTensor, ...]:
         """The stored tensors that are read more than once."""
         return tuple(tensor for tensor in self.stored if tensor.tied)
-
-
-def _is_float(tensor: StoredTensor) -> bool:
-    return "float" in tensor.dtype
 
 
 @dataclass(frozen=True, slots=True)

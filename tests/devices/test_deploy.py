@@ -11,14 +11,19 @@ import onnx
 import pytest
 import torch
 
-from devices.deploy import Options, capture_canonical, deploy, profile
+from devices.deploy import capture_canonical, deploy, profile
+from devices.options import Options
 from devices.report.json_form import read_json
 from devices.source import resolve
 from devices.target import find_target
 from export.audit import LIMIT, audit_file
 from export.audit_onnx import audit_model
 from export.errors import BadFileError
+from export.lower import SETTINGS
 from export.lower.ort import CANDIDATES, REPACKED, write_form
+from export.lower.tflite import write_tflite
+from export.parity import LIMITS
+from runtimes import open_artifact
 from runtimes.bench import BRIEF
 from runtimes.ort import open_session
 from weightspace.layers import TiedFFN
@@ -58,6 +63,49 @@ def test_a_trained_model_arrives_at_one_copy_and_agrees_with_torch(name, tmp_pat
         assert audit_file(path).duplicates == ()
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_trained_model_arrives_on_android_at_one_copy(name, precision, tmp_path):
+    options = replace(QUIET, precision=precision)
+    done = deploy(name, find_target("android"), tmp_path / "out", options)
+    tied = bool(done.report.ties.ties)
+    naive, *ours = done.report.variants
+    assert {v.format for v in done.report.variants} == {"tflite"}
+    assert (naive.ratio > 1.1) == tied
+    for variant in ours:
+        assert variant.precision == precision
+        assert variant.ratio <= LIMIT
+        assert variant.parity.max_rel <= {"float32": 1e-4, "float16": 1e-2}[precision]
+        assert variant.parity.top1_agreement >= {"float32": 1.0, "float16": 0.995}[precision]
+        assert variant.parity.inputs == 1000
+        assert variant.parity.reference == "ai-edge-litert"
+        path = tmp_path / "out" / variant.path
+        assert audit_file(path).duplicates == ()
+        bytes_each = {"float32": 4, "float16": 2}[precision]
+        assert variant.weight_bytes <= LIMIT * bytes_each * done.report.ties.unique_parameters
+    (entry, _) = done.manifest["artifacts"]
+    assert list(entry["inputs"][0]["shape"]) == ["batch", 1, 28, 28]
+    assert "ai-edge-litert" in entry["producer"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("name", ["vit-pe-b16", "resnet50-pe", "resnet50-pe-staged"])
+def test_a_full_size_model_is_lowered_to_one_copy(name, precision, tmp_path):
+    source = resolve(name)
+    ties, canonical = capture_canonical(source, silent)
+    image = MODELS[name].example_inputs(batch=1)[0].numpy()
+    (expected,) = source.reference([image])
+    for setting in SETTINGS:
+        path = tmp_path / "model.tflite"
+        write_tflite(canonical, path, setting, precision)
+        assert audit_file(path).weight_bytes <= LIMIT * ties.unique_bytes_at(precision)
+        session = open_artifact(path)
+        (found,) = session.run({"image": image}).values()
+        session.close()
+        limit = LIMITS[precision] * abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+
+
 @pytest.mark.parametrize("name", ["vit-pe-b16", "resnet50-pe", "resnet50-pe-staged"])
 def test_a_full_size_model_arrives_at_one_copy(name, tmp_path):
     source = resolve(name)
@@ -85,17 +133,21 @@ def test_the_manifest_of_a_bundle_holds_what_the_contract_says(bundle):
     views = {use["view"] for tie in manifest["model"]["ties"] for use in tie["uses"]}
     assert views == {"identity", "transpose"}
     settings = [artifact["setting"] for artifact in manifest["artifacts"]]
-    assert settings == ["latency-first", "memory-first"]
+    assert settings == ["latency-first", "memory-first"] * 2
+    formats = [artifact["format"] for artifact in manifest["artifacts"]]
+    assert formats == ["onnx"] * 2 + ["tflite"] * 2
     for artifact in manifest["artifacts"]:
         assert artifact["ratio"] <= 1.01 < artifact["naive_bytes"] / artifact["unique_bytes"]
         assert (bundle / artifact["path"]).is_file()
         assert artifact["inputs"][0]["shape"] == ["batch", 1, 28, 28]
         assert artifact["session_options"] == {}
-        assert {"torch", "onnx", "onnxruntime", "onnxsim"} <= set(artifact["producer"])
+        runtime = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}[artifact["format"]]
+        assert {"torch", "onnx", "onnxsim", runtime} <= set(artifact["producer"])
     kinds = {(entry["kind"], entry["device"]) for entry in manifest["profile"]}
     assert kinds == {("measured", "local")}
     assert {entry["artifact"] for entry in manifest["profile"]} == {
         "naive/model.onnx", "model.latency-first.onnx", "model.memory-first.onnx",
+        "naive/model.tflite", "model.latency-first.tflite", "model.memory-first.tflite",
     }  # fmt: skip
     entry = manifest["profile"][0]
     assert {"first", "min", "p50", "p90", "p99", "mean", "std"} <= set(entry["latency_ms"])
@@ -103,9 +155,9 @@ def test_the_manifest_of_a_bundle_holds_what_the_contract_says(bundle):
 
 
 def test_another_architecture_gets_the_safe_form_and_says_so(bundle):
-    variants = {v.name: v for v in read_json(bundle / "report.json").variants}
-    assert variants["latency-first"].form.startswith(REPACKED.words)
-    assert "not timed on aarch64 here" in variants["latency-first"].form
+    variants = {v.id: v for v in read_json(bundle / "report.json").variants}
+    assert variants["onnx latency-first"].form.startswith(REPACKED.words)
+    assert "not timed on aarch64 here" in variants["onnx latency-first"].form
 
 
 def test_the_reports_are_there_and_name_what_was_not_measured(bundle):
@@ -117,15 +169,15 @@ def test_the_reports_are_there_and_name_what_was_not_measured(bundle):
     assert "not a figure of the target" in page
     labels = [step.label for step in report.waterfall]
     assert labels == [
-        "unique parameters", "checkpoint", "ONNX", "artifact", "resident after load",
-        "peak while running",
+        "unique parameters", "checkpoint", "ONNX", "TFLite", "artifact",
+        "resident after load", "peak while running",
     ]  # fmt: skip
 
 
 def test_a_bundle_can_be_profiled_again(bundle):
     before = (bundle / "model.latency-first.onnx").read_bytes()
     done = profile(bundle, replace(BRIEFLY, sizes=(2,)))
-    assert [set(v.latency_ms_by_size) for v in done.report.variants] == [{2}] * 3
+    assert [set(v.latency_ms_by_size) for v in done.report.variants] == [{2}] * 6
     assert {entry["batch"] for entry in done.manifest["profile"]} == {2}
     assert (bundle / "model.latency-first.onnx").read_bytes() == before
     assert done.report.waterfall[1].label == "checkpoint"

@@ -120,7 +120,10 @@ def _reads_weights(low: Lowering, node: ir.Node) -> bool:
 
 
 def _fold(low: Lowering, node: ir.Node, opsets: Mapping[str, int]) -> bool:
-    """Compute a node of small constants now, such as a bias that is made of a scalar."""
+    """Compute a node of small constants now, such as a bias that is made of a scalar.
+
+    Never one that reads a stored matrix: its value would be stored beside it.
+    """
     held = {v.name or "": low.held(v) for v in node.inputs if v is not None and v.name}
     arrays = {name: one.array for name, one in held.items() if isinstance(one, Constant)}
     shapes = [low.shape(output) for output in node.outputs if output.name]
@@ -129,6 +132,7 @@ def _fold(low: Lowering, node: ir.Node, opsets: Mapping[str, int]) -> bool:
         len(arrays) < len(held)
         or elements > _MAX_FOLDED_ELEMENTS
         or any(array.size > _MAX_FOLDED_ELEMENTS for array in arrays.values())
+        or any(isinstance(one, Constant) and _is_matrix(one) for one in held.values())
         or not all(is_static(shape) for shape in shapes)
         or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
     ):
@@ -139,6 +143,10 @@ def _fold(low: Lowering, node: ir.Node, opsets: Mapping[str, int]) -> bool:
     for output, array in zip(node.outputs, found, strict=False):
         low.hold_constant(output, array, weight=_reads_weights(low, node))
     return True
+
+
+def _is_matrix(constant: Constant) -> bool:
+    return constant.weight and sum(size > 1 for size in constant.array.shape) > 1
 
 
 def _stand_in(low: Lowering, node: ir.Node) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.errors import LoweringError
 from export.lower.tflite.graph import Graph, Operator, Tensor
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -15,10 +14,8 @@ def store_as_float16(graph: Graph) -> None:
     """Store every weight as float16, with a DEQUANTIZE before each operator that reads it.
 
     The runtime converts constants once, when it prepares the model; a table that rows are picked
-    from stays as it is, and the rows are converted.
-
-    Raises:
-        LoweringError: a weight is too large for float16; it is named.
+    from stays as it is, and the rows are converted. Numbers beyond the range of float16, such as
+    those that stand for minus infinity in a mask, stay float32.
     """
     halves: dict[int, Tensor] = {}
     body: list[Operator] = []
@@ -39,7 +36,11 @@ def store_as_float16(graph: Graph) -> None:
 
 
 def _is_weight(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.weight and tensor.dtype == _FLOAT
+    """Whether a tensor is worth storing as float16, and fits: single numbers are no weights."""
+    if tensor is None or not tensor.weight or tensor.dtype != _FLOAT:
+        return False
+    assert tensor.data is not None
+    return tensor.data.size > 1 and float(np.abs(tensor.data).max()) <= _LARGEST
 
 
 def _picked_as_half(gather: Operator, halves: dict[int, Tensor]) -> list[Operator]:
@@ -54,12 +55,7 @@ def _halved(tensor: Tensor, halves: dict[int, Tensor]) -> Tensor:
     if id(tensor) in halves:
         return halves[id(tensor)]
     assert tensor.data is not None
-    array = tensor.data
-    if array.size and float(np.abs(array).max()) > _LARGEST:
-        raise LoweringError(
-            f"weight {tensor.name!r} holds numbers above {_LARGEST:.0f}, the largest in float16; "
-            "use --precision float32"
-        )
-    half = Tensor(tensor.name, tensor.shape, _HALF, array.astype(_HALF), tensor.weight)
+    data = tensor.data.astype(_HALF)
+    half = Tensor(tensor.name, tensor.shape, _HALF, data, tensor.weight)
     halves[id(tensor)] = half
     return half
