@@ -60,8 +60,10 @@ def rearranged(first: Array, other: Array) -> tuple[tuple[int, ...], Layout] | N
     """
     strides = {stride for array in (first, other) for _, stride in _steps(array)}
     atoms = sorted(strides, reverse=True)
+    if first.size != other.size or not atoms or atoms[-1] != 1:
+        return None
     sizes = [above // below for above, below in zip([first.size, *atoms], atoms, strict=False)]
-    if not atoms or atoms[-1] != 1 or math.prod(sizes) != first.size:
+    if math.prod(sizes) != first.size:
         return None
     orders = [_in_atoms(array, atoms) for array in (first, other)]
     if any(sorted(order, reverse=True) != atoms for order in orders):

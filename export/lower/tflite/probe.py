@@ -7,6 +7,7 @@ reference operators, so that the target of a Reshape or the end of a Slice is kn
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +24,7 @@ from export.lower.tflite.sizes import Shape, Size, size_of
 # Sizes for the first trial, which the file states; the next is tried where the model cannot take
 # one, such as an image of one pixel.
 _FIRST_SIZES = (1, 8, 64, 224)
-_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
-# Sizes beyond any bound that a graph itself sets, such as the end of a slice.
-_FAR_PRIMES = (10007, 10009, 10037, 10039, 10061, 10067, 10069, 10079, 10091, 10093, 10099, 10103)
+_FAR = 10_000  # beyond most bounds that a graph itself sets, such as the end of a slice
 _MAX_KNOWN_ELEMENTS = 256
 # Operators whose result can be larger than all that they read.
 _GROWS = ("ConstantOfShape", "Expand", "Range", "Tile", "OneHot", "EyeLike", "Pad", "Resize")
@@ -70,6 +69,7 @@ def probe(model: ir.Model) -> Probed:
     if not symbols:
         return _merge([_run(model, {})])
     failure: LoweringError | None = None
+    empty: list[_Trial] = []
     for first in _FIRST_SIZES:
         try:
             trials = [_run(model, sizes) for sizes in _assignments(symbols, first)]
@@ -77,26 +77,41 @@ def probe(model: ir.Model) -> Probed:
         except LoweringError as error:
             failure = failure or error
             continue
+        if _has_empty(trials[0], model.graph):
+            empty = empty or trials
+            continue  # the runtime plans for the sizes in the file, and cannot for nothing at all
         try:
             return _merge([*trials, _run(model, _far(symbols, first))])
         except LoweringError:  # a model of positions up to some number takes no more
             return found
+    if empty:
+        return _merge(empty)
     assert failure is not None
     raise failure
 
 
-def _far(symbols: list[str], first: int) -> dict[str, int]:
-    return {
-        symbol: first * _FAR_PRIMES[place % len(_FAR_PRIMES)]
-        for place, symbol in enumerate(symbols)
-    }
-
-
 def _assignments(symbols: list[str], first: int) -> Iterator[dict[str, int]]:
     yield dict.fromkeys(symbols, first)
-    for start in (1, 1 + len(symbols)):
-        primes = [_PRIMES[(start + i) % len(_PRIMES)] for i in range(len(symbols))]
-        yield {symbol: first * prime for symbol, prime in zip(symbols, primes, strict=True)}
+    primes = _primes(3)
+    for _ in range(2):
+        yield {symbol: first * next(primes) for symbol in symbols}
+
+
+def _far(symbols: list[str], first: int) -> dict[str, int]:
+    primes = _primes(_FAR)
+    return {symbol: first * next(primes) for symbol in symbols}
+
+
+def _primes(start: int) -> Iterator[int]:
+    for number in itertools.count(start):
+        if all(number % factor for factor in range(2, math.isqrt(number) + 1)):
+            yield number
+
+
+def _has_empty(trial: _Trial, graph: ir.Graph) -> bool:
+    """Whether an operator computes something without elements."""
+    names = [_name(output) for node in graph for output in node.outputs]
+    return any(0 in trial.shapes.get(name, ()) for name in names if name not in trial.known)
 
 
 def _symbols(graph: ir.Graph) -> list[str]:
@@ -233,7 +248,13 @@ def _shape_of(proto: onnx.TypeProto, node: ir.Node) -> tuple[tuple[int, ...], np
             "that are only known when the model runs; TFLite needs it before"
         )
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    return tuple(int(d.dim_value) for d in tensor.shape.dim), dtype
+    shape = tuple(int(d.dim_value) for d in tensor.shape.dim)
+    if min(shape, default=0) < 0:
+        raise LoweringError(
+            f"node {node.name!r} ({node.op_type}) would give a shape of {list(shape)}; its input "
+            "is too small"
+        )
+    return shape, dtype
 
 
 def _compute(
