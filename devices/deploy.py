@@ -22,7 +22,6 @@ from devices.results import notes_on, profile_entries, variant_of, waterfall, wi
 from devices.source import Source, resolve
 from devices.target import Target, require_format
 from export.bundle import new_bundle
-from export.capture import capture
 from export.errors import BadFileError
 from export.manifest import (
     MANIFEST,
@@ -32,7 +31,6 @@ from export.manifest import (
     sha256_of,
     write_manifest,
 )
-from export.naive import write_naive
 from export.passes import run_pipeline
 from export.records import Artifact, TensorSpec, TieMap
 from runtimes import BACKENDS
@@ -96,23 +94,16 @@ def deploy(
 def capture_canonical(source: Source, tell: Step) -> tuple[TieMap, ir.Model]:
     """Write the model as an ONNX graph with each stored tensor once."""
     tell("writing the ONNX graph")
-    captured = capture(
-        source.program,
-        input_names=source.input_names,
-        output_names=source.output_names,
-        dynamic_shapes=source.dynamic_shapes,
-    )
-    run_pipeline("canonical", captured.model, lambda title: tell(f"pass {title}"))
-    return captured.ties, captured.model
+    graph = source.capture()
+    run_pipeline(source.pipeline, graph, lambda title: tell(f"pass {title}"))
+    return source.ties(graph), graph
 
 
 def make_naive(source: Source, folder: Path) -> Path:
     """Write the export that everyone makes."""
     path = folder / NAIVE_PATHS["onnx"]
     path.parent.mkdir()
-    write_naive(
-        source.program, path, input_names=source.input_names, output_names=source.output_names
-    )
+    source.write_naive(path)
     return path
 
 
