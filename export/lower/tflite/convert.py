@@ -47,9 +47,9 @@ def convert(model: ir.Model, *, memory_first: bool = False) -> Graph:
     _hold_inputs(low, model.graph)
     problems: list[str] = []
     for node in model.graph:
-        if _hold_known(low, probed, node) or _fold(low, node, model.opset_imports):
-            continue
         try:
+            if _hold_known(low, probed, node) or _fold(low, node, model.opset_imports):
+                continue
             lower = OPERATORS.get(node.op_type) if node.domain == "" else None
             if lower is None:
                 raise Unsupported("no such operator")
@@ -59,10 +59,13 @@ def convert(model: ir.Model, *, memory_first: bool = False) -> Graph:
         except Unsupported as reason:
             problems.append(f"{_title(node)}: {reason}")
             _stand_in(low, node)
+    for value in model.graph.outputs:
+        try:
+            _add_output(low, value)
+        except Unsupported as reason:
+            problems.append(f"output {value.name!r}: {reason}")
     if problems:
         raise LoweringError(_listing(problems))
-    for value in model.graph.outputs:
-        _add_output(low, value)
     graph.remove_unread()
     return graph
 

@@ -12,6 +12,7 @@ _TAKES_ACTIVATION = {
     "MAX_POOL_2D", "AVERAGE_POOL_2D",
 }  # fmt: skip
 _SMALLEST_SCALE = 1e-3  # what is divided by less would drown in the sum
+_LOWEST = float(np.finfo(np.float32).min)
 _TAKES_BIAS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 
 
@@ -132,16 +133,26 @@ def _fuse_activations(graph: Graph) -> None:
 
 
 def _pad_with_zeros(graph: Graph) -> None:
-    """Pad for MAX_POOL_2D with 0 after an activation that is never below: XNNPACK pads with 0."""
-    makers, uses = graph.makers(), graph.uses()
+    """Pad for MAX_POOL_2D with 0 after an activation that is never below: XNNPACK pads with 0.
+
+    Only what is below every number can be exchanged: each window has an element of the image.
+    """
+    makers, uses, outputs = graph.makers(), graph.uses(), _outputs(graph)
     for pad in graph.operators:
         if pad.kind != "PADV2" or pad.inputs[0] is None:
             continue
         maker = makers.get(pad.inputs[0])
-        pooled = all(op.kind == "MAX_POOL_2D" for op in uses.get(pad.outputs[0], []))
-        if maker is not None and pooled and _is_never_negative(maker):
+        readers = uses.get(pad.outputs[0], [])
+        pooled = readers and all(op.kind == "MAX_POOL_2D" for op in readers)
+        replaceable = pooled and pad.outputs[0] not in outputs and _fills_with_lowest(pad)
+        if maker is not None and replaceable and _is_never_negative(maker):
             pad.kind = "PAD"
             pad.inputs = pad.inputs[:2]
+
+
+def _fills_with_lowest(pad: Operator) -> bool:
+    filler = pad.inputs[2]
+    return filler is not None and filler.data is not None and filler.data.item() <= _LOWEST
 
 
 def _is_never_negative(maker: Operator) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.lower.tflite.graph import Graph, Tensor
+from export.lower.tflite.kernels import objection
 from export.lower.tflite.layout import Layout, between, moves_data, plain, stored
 from export.lower.tflite.probe import Probed
 from export.lower.tflite.sizes import Dim, Shape, Size, in_file, is_static, signature
@@ -83,6 +84,12 @@ class Node:
         attribute = self.ir.attributes.get(name)
         return tuple(default if attribute is None else attribute.as_ints())
 
+    def is_read(self, place: int) -> bool:
+        """Whether anything reads an output, or it is one of the graph's."""
+        if place >= len(self.outputs):
+            return False
+        return bool(self.outputs[place].uses()) or self.outputs[place].is_graph_output()
+
     def text(self, name: str, default: str) -> str:
         """A text attribute."""
         attribute = self.ir.attributes.get(name)
@@ -115,8 +122,9 @@ class Lowering:
         return self._probed.shapes[value.name or ""]
 
     def dtype(self, value: ir.Value) -> np.dtype[Any]:
-        """The value's element type."""
-        return self._probed.dtypes[value.name or ""]
+        """The value's element type; floats of any width are computed in 32 bits."""
+        dtype = self._probed.dtypes[value.name or ""]
+        return FLOAT if dtype.kind == "f" else dtype
 
     def constant(self, value: ir.Value | None) -> Array | None:
         """The value's content where it does not depend on any input."""
@@ -215,9 +223,27 @@ class Lowering:
         assert dtype is not None or first is not None
         kept = dtype if dtype is not None else first.dtype  # type: ignore[union-attr]
         output = Tensor(self.unique(f"{self.where}/{kind.lower()}"), tuple(shape), kept)
-        self.graph.add(kind, inputs, [output], options, self.where)
-        self.know_axes(output)
+        self.add(kind, inputs, [output], options)
         return output
+
+    def add(
+        self,
+        kind: str,
+        inputs: Sequence[Tensor | None],
+        outputs: Sequence[Tensor],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Append an operator.
+
+        Raises:
+            Unsupported: the runtime's kernel does not take such inputs.
+        """
+        reason = objection(kind, inputs)
+        if reason is not None:
+            raise Unsupported(reason)
+        self.graph.add(kind, inputs, outputs, options, self.where)
+        for output in outputs:
+            self.know_axes(output)
 
     def know_axes(self, tensor: Tensor) -> None:
         """Note where a varying size can be read off while the model runs."""
@@ -337,6 +363,20 @@ class Lowering:
     def binary(self, kind: str, one: Tensor, other: Tensor, shape: Sequence[Size]) -> Tensor:
         """An elementwise operator on two tensors."""
         return self.emit(kind, [one, other], shape)
+
+    def square(self, tensor: Tensor) -> Tensor:
+        """Each element times itself."""
+        if tensor.dtype == FLOAT:
+            return self.emit("SQUARE", [tensor], tensor.shape)
+        return self.binary("MUL", tensor, tensor, tensor.shape)
+
+    def absolute(self, tensor: Tensor) -> Tensor:
+        """Each element without its sign."""
+        if tensor.dtype != INT64:
+            return self.emit("ABS", [tensor], tensor.shape)
+        return self.binary(
+            "MAXIMUM", tensor, self.emit("NEG", [tensor], tensor.shape), tensor.shape
+        )
 
     def broadcast_to(self, tensor: Tensor, shape: Sequence[Size]) -> Tensor:
         """Repeat a tensor to a larger shape."""

@@ -24,7 +24,13 @@ from export.lower.tflite.sizes import Shape, Size, size_of
 # one, such as an image of one pixel.
 _FIRST_SIZES = (1, 8, 64, 224)
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
+# Sizes beyond any bound that a graph itself sets, such as the end of a slice.
+_FAR_PRIMES = (10007, 10009, 10037, 10039, 10061, 10067, 10069, 10079, 10091, 10093, 10099, 10103)
 _MAX_KNOWN_ELEMENTS = 256
+# Operators whose result can be larger than all that they read.
+_GROWS = ("ConstantOfShape", "Expand", "Range", "Tile", "OneHot", "EyeLike", "Pad", "Resize")
+# Operators without a shape inference of their own; the result is like the first input.
+_SAME_SHAPE = ("GroupNormalization",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +73,23 @@ def probe(model: ir.Model) -> Probed:
     for first in _FIRST_SIZES:
         try:
             trials = [_run(model, sizes) for sizes in _assignments(symbols, first)]
-            return _merge(trials)
+            found = _merge(trials)
         except LoweringError as error:
             failure = failure or error
+            continue
+        try:
+            return _merge([*trials, _run(model, _far(symbols, first))])
+        except LoweringError:  # a model of positions up to some number takes no more
+            return found
     assert failure is not None
     raise failure
+
+
+def _far(symbols: list[str], first: int) -> dict[str, int]:
+    return {
+        symbol: first * _FAR_PRIMES[place % len(_FAR_PRIMES)]
+        for place, symbol in enumerate(symbols)
+    }
 
 
 def _assignments(symbols: list[str], first: int) -> Iterator[dict[str, int]]:
@@ -142,11 +160,37 @@ def _note(trial: _Trial, value: ir.Value, shape: tuple[int, ...], dtype: np.dtyp
 
 
 def _infer(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
+    if node.op_type == "Gather" and node.domain == "":
+        _check_places(trial, node)
+    if node.op_type in _GROWS:
+        _infer_shapes(trial, node, opsets)
+        if any(math.prod(trial.shapes[_name(v)]) > _MAX_KNOWN_ELEMENTS for v in node.outputs):
+            return
     values = _compute(trial, node, opsets)
-    if values is not None:
-        for output, array in zip(node.outputs, values, strict=False):
-            _note(trial, output, array.shape, array.dtype)
-            trial.known[output.name or ""] = array
+    if values is None:
+        _infer_shapes(trial, node, opsets)
+        return
+    for output, array in zip(node.outputs, values, strict=False):
+        _note(trial, output, array.shape, array.dtype)
+        trial.known[output.name or ""] = array
+
+
+def _check_places(trial: _Trial, node: ir.Node) -> None:
+    """Refuse constant places that an axis of this trial's size does not have."""
+    shape, places = trial.shapes[_name(node.inputs[0])], trial.known.get(_name(node.inputs[1]))
+    if places is None or not shape:
+        return
+    size = shape[_int_attribute(node, "axis", 0) % len(shape)]
+    if places.size and not -size <= int(places.min()) <= int(places.max()) < size:
+        raise LoweringError(
+            f"node {node.name!r} (Gather) reads a place beyond the {size} that there are"
+        )
+
+
+def _infer_shapes(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
+    if node.op_type in _SAME_SHAPE and node.domain == "":
+        first = _name(node.inputs[0])
+        _note(trial, node.outputs[0], trial.shapes[first], trial.dtypes[first])
         return
     try:
         schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)

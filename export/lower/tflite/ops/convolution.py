@@ -87,6 +87,8 @@ def _same_pads(
 def image_of(low: Lowering, value: ir.Value) -> Tensor:
     """The value as ``(N, H, W, C)``; a line gets a height of 1."""
     rank = len(low.shape(value))
+    if rank not in (_PLANE - 1, _PLANE):
+        raise Unsupported(f"{rank - 2} spatial axes; 1 and 2 are supported")
     tensor = low.tensor(value, channels_last(rank))
     if rank == _PLANE:
         return tensor
@@ -190,7 +192,8 @@ def conv_transpose(low: Lowering, node: Node) -> None:
     weight = low.held(node.required(1))
     if not isinstance(weight, Constant):
         raise Unsupported("the filter is computed while the model runs; it must be constant")
-    if node.text("auto_pad", "NOTSET") != "NOTSET" or node.integers("output_shape", ()):
+    automatic = node.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    if automatic or node.integers("output_shape", ()):
         raise Unsupported("auto_pad and output_shape; give pads and output_padding")
     x = image_of(low, node.required(0))
     filters = weight.array if weight.array.ndim == _PLANE else weight.array[:, :, None, :]
@@ -219,7 +222,7 @@ def conv_transpose(low: Lowering, node: Node) -> None:
         whole = (*found.shape[:3], int(filters.shape[1]) * groups)
         found = low.emit("CONCATENATION", results, whole, axis=3)
     begin = (0, window.begins[0], window.begins[1], 0)
-    if any((b + s) != f for b, s, f in zip(begin, shape, found.shape, strict=True)):
+    if found.shape != shape:
         ends = [begin[axis] + shape[axis] for axis in (1, 2)]
         if any(_beyond(end, have) for end, have in zip(ends, found.shape[1:3], strict=True)):
             raise Unsupported("output_padding that reaches beyond the padding")
@@ -255,14 +258,11 @@ def split(low: Lowering, x: Tensor, axis: int, parts: Sequence[int]) -> list[Ten
     shapes = [(*x.shape[:axis], part, *x.shape[axis + 1 :]) for part in parts]
     outputs = [Tensor(low.unique(f"{low.where}/split"), shape, x.dtype) for shape in shapes]
     place = low.const(np.asarray(axis, np.int32), "axis")
+    options = {"numSplits": len(parts)}
     if len(set(parts)) == 1:
-        low.graph.add("SPLIT", [place, x], outputs, {"numSplits": len(parts)}, low.where)
+        low.add("SPLIT", [place, x], outputs, options)
     else:
-        sizes = low.vector(parts)
-        options = {"numSplits": len(parts)}
-        low.graph.add("SPLIT_V", [x, sizes, place], outputs, options, low.where)
-    for output in outputs:
-        low.know_axes(output)
+        low.add("SPLIT_V", [x, low.vector(parts), place], outputs, options)
     return outputs
 
 

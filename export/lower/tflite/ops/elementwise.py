@@ -11,7 +11,16 @@ import onnx_ir as ir
 
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout, moves_data, plain, stored
-from export.lower.tflite.lowering import BOOL, FLOAT, INT32, Constant, Lowering, Node, Unsupported
+from export.lower.tflite.lowering import (
+    BOOL,
+    FLOAT,
+    INT32,
+    INT64,
+    Constant,
+    Lowering,
+    Node,
+    Unsupported,
+)
 from export.lower.tflite.sizes import broadcast
 
 # ONNX operators that are one TFLite operator with one input.
@@ -29,6 +38,7 @@ BINARY = {
     "Equal": "EQUAL", "Greater": "GREATER", "GreaterOrEqual": "GREATER_EQUAL",
     "Less": "LESS", "LessOrEqual": "LESS_EQUAL",
 }  # fmt: skip
+_CASTABLE = {"float32", "int32", "int64", "bool", "uint8", "int8"}
 _COMPARISONS = {"EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"}
 
 
@@ -70,8 +80,19 @@ def _in_layout(low: Lowering, value: ir.Value, layout: Layout) -> Tensor:
 
 
 def unary(low: Lowering, node: Node) -> None:
-    """An operator of ``UNARY``."""
-    apply(low, node, lambda x: low.emit(UNARY[node.kind], [x], x.shape))
+    """An operator of ``UNARY``; where its kernel takes floats alone, integers are compared."""
+
+    def compute(x: Tensor) -> Tensor:
+        if node.kind == "Abs":
+            return low.absolute(x)
+        if node.kind == "Relu" and x.dtype != FLOAT:
+            return low.binary("MAXIMUM", x, low.scalar(0, x.dtype), x.shape)
+        if node.kind == "Sign" and x.dtype == INT64:
+            below = low.binary("MINIMUM", x, low.scalar(1, x.dtype), x.shape)
+            return low.binary("MAXIMUM", below, low.scalar(-1, x.dtype), x.shape)
+        return low.emit(UNARY[node.kind], [x], x.shape)
+
+    apply(low, node, compute)
 
 
 def apply(low: Lowering, node: Node, compute: Callable[[Tensor], Tensor]) -> None:
@@ -81,15 +102,17 @@ def apply(low: Lowering, node: Node, compute: Callable[[Tensor], Tensor]) -> Non
 
 
 def binary(low: Lowering, node: Node) -> None:
-    """An operator of ``BINARY``."""
+    """An operator of ``BINARY``; a Div of 64 bit integers is right for numbers of 32 bits."""
     kind = BINARY[node.kind]
     tensors, layout = aligned(low, [node.required(0), node.required(1)])
     shape = broadcast(*(tensor.shape for tensor in tensors))
     dtype = tensors[0].dtype
-    if kind == "DIV" and dtype != FLOAT:
-        kind = "FLOOR_DIV"  # equal to ONNX's for sizes and places, which are not negative
-    result = BOOL if kind in _COMPARISONS else dtype
-    low.place(node.outputs[0], low.emit(kind, tensors, shape, result), layout)
+    narrow = kind == "DIV" and dtype == INT64
+    if narrow:  # FLOOR_DIV takes no 64 bits either, and rounds the other way below 0
+        tensors = [low.cast(tensor, INT32) for tensor in tensors]
+    result = BOOL if kind in _COMPARISONS else tensors[0].dtype
+    found = low.emit(kind, tensors, shape, result)
+    low.place(node.outputs[0], low.cast(found, dtype) if narrow else found, layout)
 
 
 def variadic(low: Lowering, node: Node) -> None:
@@ -114,15 +137,20 @@ def where(low: Lowering, node: Node) -> None:
 
 
 def cast(low: Lowering, node: Node) -> None:
-    """Cast and CastLike."""
+    """Cast and CastLike; a float of another width stays one of 32 bits."""
     dtype = low.dtype(node.outputs[0])
-    if dtype == np.float16:
-        dtype = FLOAT
+    if dtype.name not in _CASTABLE:
+        raise Unsupported(f"a cast to the type {dtype}")
     apply(low, node, lambda x: low.cast(x, dtype))
 
 
 def identity(low: Lowering, node: Node) -> None:
     """Identity, and Dropout when a model is not trained."""
+    if node.is_read(1):
+        raise Unsupported("the mask of Dropout (output 1)")
+    training = low.constant(node.input(2))
+    if node.input(2) is not None and (training is None or training.any()):
+        raise Unsupported("Dropout that is training")
     held = low.held(node.required(0))
     if isinstance(held, Constant):
         low.hold_constant(node.outputs[0], held.array, weight=held.weight, origin=held.origin)
@@ -133,7 +161,7 @@ def identity(low: Lowering, node: Node) -> None:
 def clip(low: Lowering, node: Node) -> None:
     """Clip, by the activation that has its limits where there is one."""
     lowest, highest = _limit(low, node, 1), _limit(low, node, 2)
-    known: dict[tuple[float | None, float | None], str] = {
+    known: dict[tuple[Any, Any], str] = {
         (0.0, 6.0): "RELU6",
         (0.0, None): "RELU",
         (-1.0, 1.0): "RELU_N1_TO_1",
@@ -152,16 +180,14 @@ def clip(low: Lowering, node: Node) -> None:
     apply(low, node, compute)
 
 
-def _limit(low: Lowering, node: Node, place: int) -> float | None:
+def _limit(low: Lowering, node: Node, place: int) -> float | int | None:
     value = node.input(place)
     if value is None:
-        name = ("min", "max")[place - 1]
-        found = node.number(name, math.nan)  # an attribute before opset 11
-        return None if math.isnan(found) else found
+        return None
     array = low.constant(value)
     if array is None:
         raise Unsupported("a limit is computed while the model runs; it must be constant")
-    limit = float(array.item())
+    limit: float | int = array.item()
     return limit if abs(limit) < 3e38 else None
 
 
@@ -200,24 +226,45 @@ def erf(low: Lowering, node: Node) -> None:
 
 
 def power(low: Lowering, node: Node) -> None:
-    """Pow, by multiplication where the exponent is small and whole."""
-    exponent = low.constant(node.required(1))
-    number = float(exponent.item()) if exponent is not None and exponent.size == 1 else None
+    """Pow, by multiplication where the exponent is small and whole.
+
+    Other powers of 64 bit integers are right where the result has 32 bits.
+    """
+    number = _exponent(low, node)
 
     def compute(x: Tensor) -> Tensor:
         if number == 2:
-            return low.emit("SQUARE", [x], x.shape)
+            return low.square(x)
         if number == 3:
-            return low.binary("MUL", low.emit("SQUARE", [x], x.shape), x, x.shape)
+            return low.binary("MUL", low.square(x), x, x.shape)
         return low.emit("RSQRT" if number == -0.5 else "SQRT", [x], x.shape)
 
-    if number in (2, 3, 0.5, -0.5) and low.dtype(node.required(0)) == FLOAT:
+    dtype = low.dtype(node.required(0))
+    if number in (2, 3) or (number in (0.5, -0.5) and dtype == FLOAT):
         apply(low, node, compute)
         return
+    if dtype != FLOAT:
+        _check_whole_exponent(low, node)
     tensors, layout = aligned(low, [node.required(0), node.required(1)])
-    base, power_of = tensors[0], low.cast(tensors[1], tensors[0].dtype)
-    shape = broadcast(base.shape, power_of.shape)
-    low.place(node.outputs[0], low.emit("POW", [base, power_of], shape), layout)
+    base, power_of = (low.cast(x, FLOAT if dtype == FLOAT else INT32) for x in tensors)
+    found = low.emit("POW", [base, power_of], broadcast(base.shape, power_of.shape))
+    low.place(node.outputs[0], low.cast(found, dtype), layout)
+
+
+def _exponent(low: Lowering, node: Node) -> float | None:
+    """The one number that everything is raised to, if that is so."""
+    exponent = low.constant(node.required(1))
+    if exponent is None or exponent.size != 1:
+        return None
+    if exponent.ndim > len(low.shape(node.required(0))):
+        return None  # the result has its rank
+    return float(exponent.item())
+
+
+def _check_whole_exponent(low: Lowering, node: Node) -> None:
+    exponent = low.constant(node.required(1))
+    if low.dtype(node.required(1)) == FLOAT or (exponent is not None and exponent.min() < 0):
+        raise Unsupported("an integer to a power that is a fraction or negative")
 
 
 def reciprocal(low: Lowering, node: Node) -> None:
@@ -343,6 +390,8 @@ def softmax(low: Lowering, node: Node) -> None:
     """Softmax and LogSoftmax over one axis, which TFLite wants last in memory."""
     value = node.required(0)
     rank = len(low.shape(value))
+    if rank == 0:
+        raise Unsupported(f"{node.kind} of a scalar")
     axis = node.integer("axis", -1) % rank
     held = low.held(value)
     layout = plain(rank) if isinstance(held, Constant) else held.layout

@@ -15,11 +15,11 @@ import onnx_ir as ir
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout, plain
 from export.lower.tflite.lowering import Constant, Lowering, Node, Unsupported
-from export.lower.tflite.ops.elementwise import aligned
-from export.lower.tflite.sizes import Shape, broadcast
+from export.lower.tflite.sizes import Shape, broadcast, product
 
 # Smaller matrices cost more in transposes than their packed copies take.
 _LEFT_FROM_BYTES = 16 * 1024
+_MOST_BATCH_AXES = 3
 
 
 def matmul(low: Lowering, node: Node) -> None:
@@ -108,8 +108,12 @@ def _product(low: Lowering, node: Node, left: ir.Value, right: ir.Value) -> Tens
         b = low.reshape(b, (*b.shape, 1))
     rows = a.shape[-1] if adj_x else a.shape[-2]
     columns = b.shape[-2] if adj_y else b.shape[-1]
-    full = (*broadcast(a.shape[:-2], b.shape[:-2]), rows, columns)
-    found = low.emit("BATCH_MATMUL", [a, b], full, adjX=adj_x, adjY=adj_y)
+    batch = broadcast(a.shape[:-2], b.shape[:-2])
+    if len(batch) > _MOST_BATCH_AXES and a.shape[:-2] == b.shape[:-2]:
+        a = low.reshape(a, (product(batch), *a.shape[-2:]))
+        b = low.reshape(b, (product(batch), *b.shape[-2:]))
+        batch = (product(batch),)
+    found = low.emit("BATCH_MATMUL", [a, b], (*batch, rows, columns), adjX=adj_x, adjY=adj_y)
     return low.reshape(found, shape)
 
 
@@ -152,8 +156,7 @@ def gemm(low: Lowering, node: Node) -> None:
     if alpha != 1:
         found = low.binary("MUL", found, low.scalar(alpha), shape)
     if third is not None:
-        added, _ = aligned(low, [third])
-        term = added[0]
+        term = low.tensor(third)
         if beta != 1:
             term = low.binary("MUL", term, low.scalar(beta), term.shape)
         found = low.binary("ADD", found, term, shape)

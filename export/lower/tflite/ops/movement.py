@@ -22,7 +22,7 @@ from export.lower.tflite.ops.convolution import split as split_tensor
 from export.lower.tflite.sizes import Dim, Size, is_static, sum_of
 
 _MOST_JOINED = 5  # XNNPACK joins no more at once
-_FAR = 2**31  # ONNX writes "to the end" as a number beyond any size
+_FAR = 2**31 - 1  # ONNX writes "to the end" as a number beyond any size
 
 
 def reshape(low: Lowering, node: Node) -> None:
@@ -76,11 +76,13 @@ def _repeat(low: Lowering, x: Tensor, shape: tuple[Size, ...]) -> Tensor:
 
 
 def tile(low: Lowering, node: Node) -> None:
-    """Tile."""
-    repeats = low.ints(node.required(1), "the number of repeats")
+    """Tile; how often may depend on sizes of the inputs."""
+    repeats = low.sizes(node.required(1))
+    if repeats is None:
+        raise Unsupported("the number of repeats is computed while the model runs")
     x = low.tensor(node.required(0))
     shape = tuple(size * times for size, times in zip(x.shape, repeats, strict=True))
-    low.place(node.outputs[0], low.emit("TILE", [x, low.vector(repeats)], shape))
+    low.place(node.outputs[0], low.emit("TILE", [x, low.size_tensor(repeats)], shape))
 
 
 def concat(low: Lowering, node: Node) -> None:
@@ -125,9 +127,13 @@ def split(low: Lowering, node: Node) -> None:
         if not isinstance(size, int):
             raise Unsupported("a split of an axis whose size varies")
         sizes.append(size)
-    parts = split_tensor(low, low.tensor(value, layout), layout.index(axis), sizes)
+    x = low.tensor(value, layout)
+    kind = x.dtype
+    if kind == BOOL:  # the kernel has no booleans
+        x = low.cast(x, INT32)
+    parts = split_tensor(low, x, layout.index(axis), sizes)
     for output, part in zip(node.outputs, parts, strict=True):
-        low.place(output, part, layout)
+        low.place(output, low.cast(part, kind), layout)
 
 
 def slice_(low: Lowering, node: Node) -> None:
@@ -148,7 +154,7 @@ def slice_(low: Lowering, node: Node) -> None:
     begin_mask = end_mask = (1 << x.rank) - 1
     for start, stop, axis, step in zip(starts, ends, axes, steps, strict=True):
         place = layout.index(axis)
-        first, last = _clamped(start, shape[axis], step), _clamped(stop, shape[axis], step)
+        first, last = _first(start, shape[axis], step), _last(stop, shape[axis], step)
         stride[place] = step
         if first is not None:
             begin[place] = first
@@ -157,7 +163,11 @@ def slice_(low: Lowering, node: Node) -> None:
             end[place] = last
             end_mask &= ~(1 << place)
     result = stored(low.shape(node.outputs[0]), layout)
-    if result == x.shape and all(step == 1 for step in stride):
+    whole = (1 << x.rank) - 1
+    static = is_static([x.shape[layout.index(axis)] for axis in axes])
+    if all(step == 1 for step in stride) and (
+        begin_mask & end_mask == whole or (static and result == x.shape)
+    ):
         low.place(node.outputs[0], x, layout)
         return
     # Bounds under a mask are not read; a constant there keeps the vectors constant.
@@ -181,21 +191,33 @@ def _bounds(low: Lowering, node: Node, place: int, name: str) -> tuple[Size, ...
     return sizes
 
 
-def _clamped(bound: Size, size: Size, step: int) -> Size | None:
-    """A bound within the axis; None for its very end in the direction of the step."""
+def _first(bound: Size, size: Size, step: int) -> Size | None:
+    """Where a slice starts, within the axis; None for its very end against the step.
+
+    In an axis whose size varies the kernel counts from the end, and cuts off what is beyond.
+    """
+    if isinstance(bound, int) and isinstance(size, int):
+        bound = min(max(bound + size if bound < 0 else bound, 0), size if step > 0 else size - 1)
+        return None if bound == (0 if step > 0 else size - 1) else bound
+    if isinstance(bound, Dim):
+        return bound
+    if step < 0 and bound < -1:
+        raise Unsupported("a slice backwards from a place before the end, which varies")
+    if bound == (0 if step > 0 else -1) or (bound <= -_FAR if step > 0 else bound >= _FAR):
+        return None
+    return min(max(bound, -_FAR), _FAR)
+
+
+def _last(bound: Size, size: Size, step: int) -> Size | None:
+    """Where a slice ends, within the axis; None for its very end in the direction of the step."""
+    if isinstance(bound, int) and isinstance(size, int):
+        bound = min(max(bound + size if bound < 0 else bound, -1), size)
+        return None if bound == (size if step > 0 else -1) else bound
     if isinstance(bound, Dim):
         return None if bound == size and step > 0 else bound
-    if bound >= _FAR or bound <= -_FAR:
+    if bound >= _FAR if step > 0 else bound <= -_FAR:
         return None
-    if isinstance(size, int):
-        if bound < 0:
-            bound += size
-        if step > 0:
-            return min(max(bound, 0), size)
-        return None if bound < 0 else min(bound, size - 1)
-    if bound < 0:
-        return size + bound
-    return bound
+    return min(max(bound, -_FAR), _FAR)
 
 
 def pad(low: Lowering, node: Node) -> None:
@@ -226,7 +248,7 @@ def pad(low: Lowering, node: Node) -> None:
     filler = low.constant(node.input(2)) if node.input(2) else np.asarray(0)
     if filler is None:
         raise Unsupported("the fill value is computed while the model runs")
-    number = float(np.asarray(filler).item())
+    number = np.asarray(filler).item()
     if number == 0:
         found = low.emit("PAD", [x, table], result)
     else:

@@ -13,6 +13,8 @@ from export.lower.tflite.lowering import Constant, Lowering, Node, Unsupported
 from export.lower.tflite.ops.elementwise import aligned
 from export.lower.tflite.sizes import Size
 
+_TINY = float(np.finfo(np.float32).tiny)
+
 
 def normalised(low: Lowering, x: Tensor, places: list[int], epsilon: float) -> Tensor:
     """Subtract the mean over some axes of the tensor's own layout, divide by the deviation."""
@@ -28,7 +30,7 @@ def normalised(low: Lowering, x: Tensor, places: list[int], epsilon: float) -> T
 
 def layer_norm(low: Lowering, node: Node) -> None:
     """LayerNormalization over the last axes."""
-    if any(output.uses() for output in node.outputs[1:]):
+    if node.is_read(1) or node.is_read(2):
         raise Unsupported("the mean and deviation of LayerNormalization as outputs")
     value = node.required(0)
     rank = len(low.shape(value))
@@ -63,6 +65,8 @@ def _trimmed(array: Any) -> Any:
 
 def batch_norm(low: Lowering, node: Node) -> None:
     """BatchNormalization when a model is not trained: a scale and an offset for each channel."""
+    if node.integer("training_mode", 0):
+        raise Unsupported("BatchNormalization that is training")
     scale, offset, mean, variance = (low.constant(node.required(i)) for i in range(1, 5))
     if scale is None or offset is None or mean is None or variance is None:
         raise Unsupported("statistics that are computed while the model runs")
@@ -119,7 +123,7 @@ def group_norm(low: Lowering, node: Node) -> None:
 
 
 def lp_norm(low: Lowering, node: Node) -> None:
-    """LpNormalization of order 2."""
+    """LpNormalization of order 2; what is 0 stays 0."""
     if node.integer("p", 2) != 2:
         raise Unsupported("LpNormalization of another order than 2")
     value = node.required(0)
@@ -130,6 +134,7 @@ def lp_norm(low: Lowering, node: Node) -> None:
     square = low.emit("SQUARE", [x], x.shape)
     length = low.emit("SUM", [square, low.vector([place])], kept, keepDims=True)
     length = low.emit("SQRT", [length], kept)
+    length = low.binary("MAXIMUM", length, low.scalar(_TINY), kept)
     low.place(node.outputs[0], low.binary("DIV", x, length, x.shape), layout)
 
 

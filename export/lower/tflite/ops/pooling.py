@@ -26,7 +26,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 def max_pool(low: Lowering, node: Node) -> None:
     """MaxPool; padding counts as the lowest number."""
-    if len(node.outputs) > 1 and node.outputs[1].uses():
+    if node.is_read(1):
         raise Unsupported("the places of the largest elements (output 1)")
     x, window, same = _prepare(low, node)
     if window.dilations != (1, 1):

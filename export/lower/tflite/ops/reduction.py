@@ -9,7 +9,15 @@ import numpy as np
 
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout, plain
-from export.lower.tflite.lowering import INT32, Constant, Lowering, Node, Unsupported
+from export.lower.tflite.lowering import (
+    BOOL,
+    INT32,
+    INT64,
+    Constant,
+    Lowering,
+    Node,
+    Unsupported,
+)
 from export.lower.tflite.sizes import Shape
 
 _KINDS = {
@@ -21,14 +29,17 @@ _KINDS = {
 
 def reduce(low: Lowering, node: Node) -> None:
     """The reductions that are one TFLite operator."""
-    _reduce(low, node, lambda x, places, shape: _emit(low, _KINDS[node.kind], x, places, shape))
+    kind = _KINDS[node.kind]
+    if low.dtype(node.required(0)) == BOOL:
+        kind = {"REDUCE_MAX": "REDUCE_ANY", "REDUCE_MIN": "REDUCE_ALL"}.get(kind, kind)
+    _reduce(low, node, lambda x, places, shape: _emit(low, kind, x, places, shape))
 
 
 def reduce_squares(low: Lowering, node: Node) -> None:
     """ReduceSumSquare and ReduceL2."""
 
     def compute(x: Tensor, places: list[int], shape: Shape) -> Tensor:
-        found = _emit(low, "SUM", low.emit("SQUARE", [x], x.shape), places, shape)
+        found = _emit(low, "SUM", low.square(x), places, shape)
         return low.emit("SQRT", [found], shape) if node.kind == "ReduceL2" else found
 
     _reduce(low, node, compute)
@@ -36,10 +47,7 @@ def reduce_squares(low: Lowering, node: Node) -> None:
 
 def reduce_l1(low: Lowering, node: Node) -> None:
     """ReduceL1."""
-    _reduce(
-        low, node,
-        lambda x, places, shape: _emit(low, "SUM", low.emit("ABS", [x], x.shape), places, shape),
-    )  # fmt: skip
+    _reduce(low, node, lambda x, places, shape: _emit(low, "SUM", low.absolute(x), places, shape))
 
 
 def reduce_log_sum(low: Lowering, node: Node) -> None:
@@ -57,6 +65,8 @@ def reduce_log_sum(low: Lowering, node: Node) -> None:
 
 
 def _emit(low: Lowering, kind: str, x: Tensor, places: list[int], shape: Shape) -> Tensor:
+    if not places:  # what is computed for each element before and after is still due
+        return x
     return low.emit(kind, [x, low.vector(places)], shape, keepDims=True)
 
 
@@ -70,9 +80,6 @@ def _reduce(
     held = low.held(value)
     layout = plain(rank) if isinstance(held, Constant) else held.layout
     x = low.tensor(value, layout)
-    if not axes:
-        low.place(node.outputs[0], x, layout)
-        return
     places = sorted(layout.index(axis) for axis in axes)
     kept = tuple(1 if place in places else size for place, size in enumerate(x.shape))
     found = compute(x, places, kept)
@@ -98,13 +105,15 @@ def _axes(low: Lowering, node: Node, rank: int) -> tuple[int, ...]:
 
 
 def arg_extreme(low: Lowering, node: Node) -> None:
-    """ArgMax and ArgMin."""
+    """ArgMax and ArgMin; of 64 bit integers they compare the lower 32 bits."""
     if node.integer("select_last_index", 0):
         raise Unsupported("select_last_index=1 has no TFLite form")
     value = node.required(0)
     rank = len(low.shape(value))
     axis = node.integer("axis", 0) % rank
     x = low.tensor(value)
+    if x.dtype == INT64:
+        x = low.cast(x, INT32)
     kind = "ARG_MAX" if node.kind == "ArgMax" else "ARG_MIN"
     shape = tuple(size for place, size in enumerate(x.shape) if place != axis)
     place = low.const(np.asarray(axis, np.int32), "axis")
