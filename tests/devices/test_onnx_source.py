@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from devices.deploy import deploy
@@ -14,7 +15,7 @@ from devices.target import find_target
 from export.audit import LIMIT, audit_file
 from export.capture import trace
 from export.naive import write_naive
-from weightspace.layers import TiedBottleneck, TiedFFN
+from weightspace.layers import TiedFFN
 
 QUIET = Options(profile=False)
 AXES = ({0: "batch"},)
@@ -25,12 +26,14 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = TiedBottleneck(32, 16)
+        self.filter = nn.Parameter(torch.empty(16, 32, 1, 1))
         self.ffn = TiedFFN(32, 96)
         self.head = nn.Linear(32, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.ffn(self.conv(x).mean((2, 3))))
+        h = F.relu(F.conv2d(x, self.filter))
+        x = x + F.conv2d(h, self.filter.transpose(0, 1))
+        return self.head(self.ffn(x.mean((2, 3))))
 
 
 @pytest.fixture(scope="module")
