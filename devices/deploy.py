@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from devices.artifacts import NAIVE_PATHS, Made, Step, Work, make_artifacts
-from devices.measure import Candidate, Measured, axis_of, measure
+from devices.measure import Candidate, Measured, axis_of, measure, operators_of
 from devices.options import NAIVE, Options
 from devices.report.html_form import write_html
 from devices.report.json_form import read_json, write_json
@@ -35,7 +35,7 @@ from export.passes import run_pipeline
 from export.records import Artifact, TensorSpec, TieMap
 from runtimes import BACKENDS
 from runtimes.environment import cpu_name, read_environment, swapped_bytes
-from runtimes.records import Environment
+from runtimes.records import Environment, OperatorTime
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
@@ -219,6 +219,26 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     write_reports(report, folder)
     write_manifest(manifest, folder)
     return Deployed(folder, report, manifest)
+
+
+def operators_by_artifact(
+    folder: Path, threads: int, on_step: Step | None = None
+) -> dict[str, tuple[OperatorTime, ...]]:
+    """Time each operator of a bundle's artifacts; none for a runtime that cannot tell.
+
+    Raises:
+        BadFileError: the folder is no bundle, or a file of it is damaged.
+        MeasureError: an artifact cannot be run.
+    """
+    artifacts = artifacts_of(read_manifest(folder), folder / MANIFEST)
+    _check_files(artifacts, folder)
+    found: dict[str, tuple[OperatorTime, ...]] = {}
+    for artifact in artifacts:
+        if on_step:
+            on_step(f"timing the operators of {artifact.path}")
+        path = folder / artifact.path
+        found[artifact.path] = operators_of(path, artifact.inputs, threads=threads)
+    return found
 
 
 def _check_files(artifacts: Sequence[Artifact], folder: Path) -> None:

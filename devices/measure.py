@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from export.errors import MeasureError
 from export.records import TensorSpec
-from runtimes import open_artifact
+from runtimes import backend_module, open_artifact
 from runtimes.bench import QUICK, Budget, compare
 from runtimes.memory import measure_fresh
-from runtimes.records import Latency, Memory
+from runtimes.records import Latency, Memory, OperatorTime
 
 BATCH, SEQUENCE = "batch", "sequence"
 _SEQUENCE_WORDS = ("seq", "len", "token", "time")
@@ -106,6 +106,23 @@ def measure(
         by_size = {size: values[name] for size, values in latency.items()}
         measured[name] = Measured(fresh.load_ms, fresh.memory, by_size)
     return measured
+
+
+def operators_of(
+    path: Path, specs: Sequence[TensorSpec], *, threads: int = 1
+) -> tuple[OperatorTime, ...]:
+    """Time each operator of an artifact at the smallest size; none where the runtime cannot tell.
+
+    Raises:
+        MeasureError: the artifact cannot be run.
+    """
+    module = backend_module(path)
+    if not hasattr(module, "operator_profile"):
+        return ()
+    axis, sizes = axis_of(specs)
+    feeds = make_feeds(specs, axis, min(sizes))
+    found: tuple[OperatorTime, ...] = module.operator_profile(path, feeds, threads=threads)
+    return found
 
 
 def time_side_by_side(
