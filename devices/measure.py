@@ -17,6 +17,7 @@ from runtimes.memory import measure_fresh
 from runtimes.records import Latency, Memory, OperatorTime
 
 BATCH, SEQUENCE = "batch", "sequence"
+_OTHER_SIZE = 64
 _SEQUENCE_WORDS = ("seq", "len", "token", "time")
 
 
@@ -59,12 +60,16 @@ def make_feeds(
     """Draw inputs: normal floats, and integers 0 or 1, which any vocabulary and mask has.
 
     Args:
-        axis: the dynamic dimension that takes ``size``; all others are 1.
+        axis: the dynamic dimension that takes ``size``; of batch and sequence the other is 1,
+            and what is neither, such as an image's height, is 64.
     """
     generator = np.random.default_rng(seed)
     feeds: dict[str, NDArray[np.generic]] = {}
     for spec in specs:
-        shape = [dim if isinstance(dim, int) else _size_of(dim, axis, size) for dim in spec.shape]
+        shape = [
+            dim if isinstance(dim, int) else _size_of(dim, place, axis, size)
+            for place, dim in enumerate(spec.shape)
+        ]
         if spec.dtype.startswith("float"):
             feeds[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
         elif spec.dtype.startswith(("int", "uint", "bool")):
@@ -74,9 +79,12 @@ def make_feeds(
     return feeds
 
 
-def _size_of(name: str, axis: str, size: int) -> int:
-    is_sequence = any(word in name.lower() for word in _SEQUENCE_WORDS)
-    return size if is_sequence == (axis == SEQUENCE) else 1
+def _size_of(name: str, place: int, axis: str, size: int) -> int:
+    if any(word in name.lower() for word in _SEQUENCE_WORDS):
+        return size if axis == SEQUENCE else 1
+    if place == 0 or "batch" in name.lower():
+        return size if axis == BATCH else 1
+    return _OTHER_SIZE
 
 
 def measure(

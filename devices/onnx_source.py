@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import InlinePass
 
-from devices.measure import make_feeds
+from devices.measure import BATCH, SEQUENCE, axis_of, make_feeds
 from export.audit_onnx import stored_in_graph
 from export.errors import BadFileError
 from export.onnx_io import load_model, specs_of
@@ -52,12 +53,17 @@ class OnnxSource:
         return "foreign"
 
     def capture(self) -> ir.Model:
-        """Read the graph.
+        """Read the graph; its functions are inlined, and varying sizes without a name get one.
 
         Raises:
             BadFileError: the file is missing or corrupt.
         """
-        return load_model(self.path)
+        model = load_model(self.path)
+        InlinePass()(model)
+        for value in model.graph.inputs:
+            if value.shape is not None:
+                value.shape = ir.Shape([_named(size, i) for i, size in enumerate(value.shape)])
+        return model
 
     def ties(self, canonical: ir.Model) -> TieMap:
         """List the stored tensors of the canonical graph: copies have been tied by then."""
@@ -82,13 +88,9 @@ class OnnxSource:
 
     def parity_inputs(self) -> tuple[list[NDArray[np.generic]], str]:
         """Draw inputs."""
-        specs = specs_of(load_model(self.path).graph.inputs)
-        words = [size for spec in specs for size in spec.shape if isinstance(size, str)]
-        from devices.measure import SEQUENCE, axis_of
-
-        axis, _ = axis_of(specs) if words else ("", ())
-        size = _LENGTH if axis == SEQUENCE else _SAMPLES
-        feeds = make_feeds(specs, axis, size)
+        specs = specs_of(self.capture().graph.inputs)
+        axis, _ = axis_of(specs)
+        feeds = make_feeds(specs, axis, _LENGTH if axis == SEQUENCE else _SAMPLES)
         return list(feeds.values()), "random numbers"
 
     def reference(self, inputs: Sequence[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
@@ -105,3 +107,9 @@ class OnnxSource:
         tensors = [value.const_value for value in model.graph.initializers.values()]
         external = {Path(t.path) for t in tensors if isinstance(t, ir.ExternalTensor)}
         return [self.path, *sorted(external)]
+
+
+def _named(size: int | ir.SymbolicDim, axis: int) -> int | str:
+    if isinstance(size, int):
+        return size
+    return size.value or (BATCH if axis == 0 else f"d{axis}")

@@ -15,6 +15,7 @@ from devices.target import find_target
 from export.audit import LIMIT, audit_file
 from export.capture import trace
 from export.naive import write_naive
+from runtimes import open_artifact
 from weightspace.layers import TiedFFN
 
 QUIET = Options(profile=False)
@@ -112,3 +113,31 @@ def test_what_has_no_form_in_tflite_is_named_and_leaves_the_other_format(tmp_pat
     assert outcome.code == 0, outcome.err
     assert "No .tflite file: 1 node has no TFLite form: Det" in outcome.out
     assert not list((tmp_path / "b").glob("*.tflite"))
+
+
+def test_images_of_any_size_and_functions_of_the_model(tmp_path):
+    import onnx
+
+    text = """
+    <ir_version: 8, opset_import: ["" : 18, "local" : 1]>
+    g (float[N, 3, H, W] x) => (float[N, 4, h, w] z) <float[4, 3, 3, 3] f> {
+      y = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]>(x, f)
+      z = local.act(y)
+    }
+    <domain: "local", opset_import: ["" : 18]>
+    act (a) => (b) { s = Sigmoid(a) b = Mul(a, s) }
+    """
+    model = onnx.parser.parse_model(text)
+    weights = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "f"))
+    onnx.save(model, tmp_path / "any.onnx")
+    path = tmp_path / "any.onnx"
+    done = deploy(str(path), find_target("raspberry-pi"), tmp_path / "out", QUIET)
+    assert [v.format for v in done.report.variants] == ["onnx"] * 3 + ["tflite"] * 3
+    session = open_artifact(tmp_path / "out" / "model.latency-first.tflite")
+    reference = open_artifact(path)
+    for shape in ((1, 3, 10, 12), (2, 3, 33, 7)):
+        x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+        (expected,) = reference.run({"x": x}).values()
+        (found,) = session.run({"x": x}).values()
+        np.testing.assert_allclose(found, expected, atol=1e-5)
