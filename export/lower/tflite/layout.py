@@ -8,11 +8,17 @@ and a model that transposes back and forth itself pays nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from export.lower.tflite.sizes import Shape, Size, largest
 
 Layout = tuple[int, ...]
+Array: TypeAlias = NDArray[np.generic]
 
 
 def plain(rank: int) -> Layout:
@@ -39,6 +45,46 @@ def moves_data(shape: Sequence[Size], perm: Layout) -> bool:
     """Whether a transpose moves anything but axes of size 1."""
     moved = [axis for axis in perm if shape[axis] != 1]
     return moved != sorted(moved)
+
+
+def rearranged(first: Array, other: Array) -> tuple[tuple[int, ...], Layout] | None:
+    """How one order of the same elements in memory is made from another.
+
+    Args:
+        first: a view of every element of some memory, whose order of axes is at hand.
+        other: another such view.
+
+    Returns:
+        A shape that ``first`` takes without a move, and the permutation that makes ``other`` of
+        it, but for a last reshape; None where the views do not cover the same memory.
+    """
+    strides = {stride for array in (first, other) for _, stride in _steps(array)}
+    atoms = sorted(strides, reverse=True)
+    sizes = [above // below for above, below in zip([first.size, *atoms], atoms, strict=False)]
+    if not atoms or atoms[-1] != 1 or math.prod(sizes) != first.size:
+        return None
+    orders = [_in_atoms(array, atoms) for array in (first, other)]
+    if any(sorted(order, reverse=True) != atoms for order in orders):
+        return None
+    size_of = dict(zip(atoms, sizes, strict=True))
+    shape = tuple(size_of[atom] for atom in orders[0])
+    return shape, tuple(orders[0].index(atom) for atom in orders[1])
+
+
+def _steps(array: Array) -> list[tuple[int, int]]:
+    """Size and stride, in elements, of each axis that has more than one element."""
+    return [
+        (size, stride // array.itemsize)
+        for size, stride in zip(array.shape, array.strides, strict=True)
+        if size > 1
+    ]
+
+
+def _in_atoms(array: Array, atoms: Sequence[int]) -> list[int]:
+    """The strides of the smallest common axes, in the order in which the array's axes hold them."""
+    return [
+        atom for size, stride in _steps(array) for atom in atoms if stride <= atom < stride * size
+    ]
 
 
 def reshaped(before: Sequence[Size], after: Sequence[Size], layout: Layout) -> Layout | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from export.lower.tflite.graph import Graph, Tensor
 from export.lower.tflite.kernels import objection
-from export.lower.tflite.layout import Layout, between, moves_data, plain, stored
+from export.lower.tflite.layout import Layout, between, moves_data, plain, rearranged, stored
 from export.lower.tflite.probe import Probed
 from export.lower.tflite.sizes import Dim, Shape, Size, in_file, is_static, signature
 
@@ -109,6 +109,7 @@ class Lowering:
         self._probed = probed
         self._held: dict[str, Constant | Placed] = {}
         self._laid_out: dict[tuple[str, Layout], Tensor] = {}
+        self._stored: dict[tuple[Any, ...], Array] = {}
         self._constants: dict[tuple[Any, ...], Tensor] = {}
         self._names: dict[str, int] = {}
         self._axes: dict[Size, tuple[Tensor, int]] = {}
@@ -178,7 +179,11 @@ class Lowering:
         return weight.origin in self._tied
 
     def const(self, array: Any, name: str = "const", *, weight: bool = False) -> Tensor:
-        """A constant tensor; the same array gives the same tensor."""
+        """A constant tensor; the same array gives the same tensor.
+
+        Of parameters one order is stored, that of their first reader. Another is made of it while
+        the model runs: slower, but not stored twice.
+        """
         array = np.asarray(array)
         key: tuple[Any, ...] = (
             array.__array_interface__["data"][0], array.shape, array.strides, array.dtype, weight
@@ -186,9 +191,23 @@ class Lowering:
         if array.nbytes <= 1024:
             key = (array.tobytes(), array.shape, array.dtype, weight)
         if key not in self._constants:
+            turned = self._turned(array, name) if weight else None
             shape = tuple(int(size) for size in array.shape)
-            self._constants[key] = Tensor(self.unique(name), shape, array.dtype, array, weight)
+            self._constants[key] = turned or Tensor(
+                self.unique(name), shape, array.dtype, array, weight
+            )
         return self._constants[key]
+
+    def _turned(self, array: Array, name: str) -> Tensor | None:
+        """Parameters in an order of axes made from the one that is stored, if there is one."""
+        place = (array.__array_interface__["data"][0], array.size, array.dtype)
+        first = self._stored.setdefault(place, array)
+        plan = rearranged(first, array)
+        if plan is None or plan[1] == plain(len(plan[1])):
+            return None
+        shape, perm = plan
+        whole = self.const(first.reshape(shape), name, weight=True)
+        return self.reshape(self.transpose(whole, perm), array.shape)
 
     def vector(self, values: Sequence[int]) -> Tensor:
         """A constant int32 vector: axes, paddings, shapes."""

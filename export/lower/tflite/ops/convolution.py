@@ -212,10 +212,9 @@ def conv_transpose(low: Lowering, node: Node) -> None:
         raise Unsupported("a dilated transposed convolution has no TFLite form")
     shape = _output(low, node)
     parts = _split_channels(low, x, groups)
-    per_group = int(filters.shape[0]) // groups
     results = [
-        _transpose_conv(low, part, filters[i * per_group : (i + 1) * per_group], weight, window)
-        for i, part in enumerate(parts)
+        _transpose_conv(low, part, stored_filter, window)
+        for part, stored_filter in zip(parts, _filters(low, filters, weight, groups), strict=True)
     ]
     found = results[0]
     if groups > 1:
@@ -266,17 +265,24 @@ def split(low: Lowering, x: Tensor, axis: int, parts: Sequence[int]) -> list[Ten
     return outputs
 
 
-def _transpose_conv(
-    low: Lowering, x: Tensor, filters: Any, weight: Constant, window: Window
-) -> Tensor:
+def _filters(low: Lowering, filters: Any, weight: Constant, groups: int) -> list[Tensor]:
+    """The filter of each group, as ``(out, height, width, in)``."""
+    by_group = filters.reshape(groups, -1, *filters.shape[1:]).transpose(0, 2, 3, 4, 1)
+    if groups == 1 or not low.keeps_orientation(weight):
+        return [low.const(one, weight.name, weight=weight.weight) for one in by_group]
+    whole = low.const(by_group, weight.name, weight=weight.weight)
+    parts = split(low, whole, 0, [1] * groups)
+    return [low.reshape(part, part.shape[1:]) for part in parts]
+
+
+def _transpose_conv(low: Lowering, x: Tensor, filters: Tensor, window: Window) -> Tensor:
     """The result without padding, ``(in - 1) stride + kernel`` long."""
     sizes: list[Size] = []
     for size, step, kernel in zip(x.shape[1:3], window.strides, window.kernel, strict=True):
         sizes.append((size - 1) * step + kernel)
-    shape = (x.shape[0], sizes[0], sizes[1], int(filters.shape[1]))
-    stored_filter = low.const(filters.transpose(1, 2, 3, 0), weight.name, weight=weight.weight)
+    shape = (x.shape[0], sizes[0], sizes[1], filters.shape[0])
     return low.emit(
-        "TRANSPOSE_CONV", [low.size_tensor(shape), stored_filter, x], shape, x.dtype,
+        "TRANSPOSE_CONV", [low.size_tensor(shape), filters, x], shape, x.dtype,
         padding=VALID, strideH=window.strides[0], strideW=window.strides[1],
     )  # fmt: skip
 
