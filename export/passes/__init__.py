@@ -67,6 +67,8 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
     ),
     # TFLite has one operator for an activation, and none for what is no number.
     "tflite": (RecognizeActivationsPass, ReplaceNanGuardsPass, MergeScoreScalesPass),
+    # The same holds for Core ML, and a compiler may take "x is not x" for false.
+    "coreml": (RecognizeActivationsPass, ReplaceNanGuardsPass, MergeScoreScalesPass),
 }
 
 
