@@ -89,7 +89,7 @@ def make_artifacts(work: Work, tell: Step) -> tuple[list[Made], list[str]]:
         WeightspaceError: no format could be made, or an artifact breaks the 1.00 rule or parity.
     """
     inputs, words = work.source.parity_inputs()
-    tell("running torch for parity")
+    tell("running the reference for parity")
     reference = work.source.reference(inputs)
     made: list[Made] = []
     left_out: dict[str, WeightspaceError] = {}
@@ -124,7 +124,7 @@ def precision_of(name: str, work: Work) -> str:
 
 
 def _write_onnx(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
-    yield _Written(work.naive, NAIVE, "exporter, then onnxsim")
+    yield _Written(work.naive, NAIVE, work.source.naive_words)
     for setting in work.options.settings:
         form, reason = choose_form(
             work.canonical, setting, work.naive, work.target, work.options, tell
@@ -165,18 +165,18 @@ def _checked(
     words: str,
     tell: Step,
 ) -> Iterator[Made]:
-    """Audit each file and compare it with torch.
+    """Audit each file and compare it with the reference.
 
     Raises:
         TieLostError: an artifact of ours stores more than 1.01 of the unique bytes.
-        ParityError: an artifact of ours computes something else than torch.
+        ParityError: an artifact of ours computes something else than the reference.
     """
     precision = precision_of(name, work)
     unique_bytes = work.ties.unique_bytes_at(precision)
     written = sorted(written, key=lambda one: one.setting != NAIVE)
     naive_bytes = audit_file(written[0].path).weight_bytes
     for one in written:
-        tell(f"checking {one.setting} {name} against torch")
+        tell(f"checking {one.setting} {name} against the reference")
         audit = audit_file(one.path)
         if one.setting != NAIVE:
             enforce(audit, work.ties, unique_bytes)
@@ -228,7 +228,9 @@ def check(
     session.close()
     found = [np.concatenate(part) if dynamic else part[0] for part in zip(*parts, strict=True)]
     if len(found) != len(reference):
-        raise ParityError(f"{path.name} has {len(found)} outputs, torch has {len(reference)}")
+        raise ParityError(
+            f"{path.name} has {len(found)} outputs, the reference has {len(reference)}"
+        )
     parity = compare_outputs(
         reference,
         found,

@@ -127,14 +127,20 @@ def profile(
     threads: ThreadsOption = 1,
     sizes: SizesOption = None,
     full: FullOption = False,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Time each operator too, where the runtime can.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a bundle again on this machine and renew its reports.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       weightspace profile pi --threads 2 --sizes 1,8
+
+      weightspace profile pi --operators
     """
+    from devices.deploy import operators_by_artifact
     from devices.deploy import profile as profile_bundle
     from devices.options import Options
     from devices.report.terminal import print_report
@@ -143,10 +149,15 @@ def profile(
     options = Options(threads=threads, sizes=_sizes(sizes), budget=FULL if full else QUICK)
     with _progress() as tell:
         done = profile_bundle(folder, options, tell)
+        timed = operators_by_artifact(folder, threads, tell) if operators else {}
     if as_json:
-        _print_json(done.manifest["profile"])
-    else:
-        print_report(done.report, out, folder / "report.html")
+        entries = done.manifest["profile"]
+        each = {path: [asdict(one) for one in found] for path, found in timed.items()}
+        _print_json({"profile": entries, "operators": each} if operators else entries)
+        return
+    print_report(done.report, out, folder / "report.html")
+    for path, found in timed.items():
+        _print_operators(path, found)
 
 
 @app.command()
@@ -375,6 +386,23 @@ def _print_json(value: Any) -> None:
 def _plain(text: str) -> Text:
     """Show a name from a file as it is: no markup, and nothing that steers a terminal."""
     return Text("".join(letter if letter.isprintable() else "?" for letter in text))
+
+
+def _print_operators(path: str, found: Any) -> None:
+    """Show operators by type, the slowest first."""
+    if not found:
+        out.print(f"\n{path}: its runtime does not time operators.", highlight=False)
+        return
+    by_type: dict[tuple[str, bool], list[float]] = {}
+    for one in found:
+        by_type.setdefault((one.op, one.delegated), []).append(one.mean_ms)
+    whole = sum(one.mean_ms for one in found) or 1.0
+    table = Table("operator", "count", "ms", "share", "run by", title=path, box=None)
+    for (op, delegated), times in sorted(by_type.items(), key=lambda item: -sum(item[1])):
+        runner = "delegate" if delegated else "runtime"
+        total = sum(times)
+        table.add_row(op, str(len(times)), f"{total:.3f}", f"{total / whole:.0%}", runner)
+    out.print(table)
 
 
 def _print_audit(found: Any, file: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from devices.artifacts import NAIVE_PATHS, Made, Step, Work, make_artifacts
-from devices.measure import Candidate, Measured, axis_of, measure
+from devices.measure import Candidate, Measured, axis_of, measure, operators_of
 from devices.options import NAIVE, Options
 from devices.report.html_form import write_html
 from devices.report.json_form import read_json, write_json
@@ -22,7 +22,6 @@ from devices.results import notes_on, profile_entries, variant_of, waterfall, wi
 from devices.source import Source, resolve
 from devices.target import Target, require_format
 from export.bundle import new_bundle
-from export.capture import capture
 from export.errors import BadFileError
 from export.manifest import (
     MANIFEST,
@@ -32,12 +31,11 @@ from export.manifest import (
     sha256_of,
     write_manifest,
 )
-from export.naive import write_naive
 from export.passes import run_pipeline
 from export.records import Artifact, TensorSpec, TieMap
 from runtimes import BACKENDS
 from runtimes.environment import cpu_name, read_environment, swapped_bytes
-from runtimes.records import Environment
+from runtimes.records import Environment, OperatorTime
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
@@ -96,23 +94,16 @@ def deploy(
 def capture_canonical(source: Source, tell: Step) -> tuple[TieMap, ir.Model]:
     """Write the model as an ONNX graph with each stored tensor once."""
     tell("writing the ONNX graph")
-    captured = capture(
-        source.program,
-        input_names=source.input_names,
-        output_names=source.output_names,
-        dynamic_shapes=source.dynamic_shapes,
-    )
-    run_pipeline("canonical", captured.model, lambda title: tell(f"pass {title}"))
-    return captured.ties, captured.model
+    graph = source.capture()
+    run_pipeline(source.pipeline, graph, lambda title: tell(f"pass {title}"))
+    return source.ties(graph), graph
 
 
 def make_naive(source: Source, folder: Path) -> Path:
     """Write the export that everyone makes."""
     path = folder / NAIVE_PATHS["onnx"]
     path.parent.mkdir()
-    write_naive(
-        source.program, path, input_names=source.input_names, output_names=source.output_names
-    )
+    source.write_naive(path)
     return path
 
 
@@ -228,6 +219,26 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     write_reports(report, folder)
     write_manifest(manifest, folder)
     return Deployed(folder, report, manifest)
+
+
+def operators_by_artifact(
+    folder: Path, threads: int, on_step: Step | None = None
+) -> dict[str, tuple[OperatorTime, ...]]:
+    """Time each operator of a bundle's artifacts; none for a runtime that cannot tell.
+
+    Raises:
+        BadFileError: the folder is no bundle, or a file of it is damaged.
+        MeasureError: an artifact cannot be run.
+    """
+    artifacts = artifacts_of(read_manifest(folder), folder / MANIFEST)
+    _check_files(artifacts, folder)
+    found: dict[str, tuple[OperatorTime, ...]] = {}
+    for artifact in artifacts:
+        if on_step:
+            on_step(f"timing the operators of {artifact.path}")
+        path = folder / artifact.path
+        found[artifact.path] = operators_of(path, artifact.inputs, threads=threads)
+    return found
 
 
 def _check_files(artifacts: Sequence[Artifact], folder: Path) -> None:

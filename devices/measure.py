@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from export.errors import MeasureError
 from export.records import TensorSpec
-from runtimes import open_artifact
+from runtimes import backend_module, open_artifact
 from runtimes.bench import QUICK, Budget, compare
 from runtimes.memory import measure_fresh
-from runtimes.records import Latency, Memory
+from runtimes.records import Latency, Memory, OperatorTime
 
 BATCH, SEQUENCE = "batch", "sequence"
+_OTHER_SIZE = 64
 _SEQUENCE_WORDS = ("seq", "len", "token", "time")
 
 
@@ -59,12 +60,16 @@ def make_feeds(
     """Draw inputs: normal floats, and integers 0 or 1, which any vocabulary and mask has.
 
     Args:
-        axis: the dynamic dimension that takes ``size``; all others are 1.
+        axis: the dynamic dimension that takes ``size``; of batch and sequence the other is 1,
+            and what is neither, such as an image's height, is 64.
     """
     generator = np.random.default_rng(seed)
     feeds: dict[str, NDArray[np.generic]] = {}
     for spec in specs:
-        shape = [dim if isinstance(dim, int) else _size_of(dim, axis, size) for dim in spec.shape]
+        shape = [
+            dim if isinstance(dim, int) else _size_of(dim, place, axis, size)
+            for place, dim in enumerate(spec.shape)
+        ]
         if spec.dtype.startswith("float"):
             feeds[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
         elif spec.dtype.startswith(("int", "uint", "bool")):
@@ -74,9 +79,12 @@ def make_feeds(
     return feeds
 
 
-def _size_of(name: str, axis: str, size: int) -> int:
-    is_sequence = any(word in name.lower() for word in _SEQUENCE_WORDS)
-    return size if is_sequence == (axis == SEQUENCE) else 1
+def _size_of(name: str, place: int, axis: str, size: int) -> int:
+    if any(word in name.lower() for word in _SEQUENCE_WORDS):
+        return size if axis == SEQUENCE else 1
+    if place == 0 or "batch" in name.lower():
+        return size if axis == BATCH else 1
+    return _OTHER_SIZE
 
 
 def measure(
@@ -106,6 +114,23 @@ def measure(
         by_size = {size: values[name] for size, values in latency.items()}
         measured[name] = Measured(fresh.load_ms, fresh.memory, by_size)
     return measured
+
+
+def operators_of(
+    path: Path, specs: Sequence[TensorSpec], *, threads: int = 1
+) -> tuple[OperatorTime, ...]:
+    """Time each operator of an artifact at the smallest size; none where the runtime cannot tell.
+
+    Raises:
+        MeasureError: the artifact cannot be run.
+    """
+    module = backend_module(path)
+    if not hasattr(module, "operator_profile"):
+        return ()
+    axis, sizes = axis_of(specs)
+    feeds = make_feeds(specs, axis, min(sizes))
+    found: tuple[OperatorTime, ...] = module.operator_profile(path, feeds, threads=threads)
+    return found
 
 
 def time_side_by_side(

@@ -1,4 +1,4 @@
-"""Where a model comes from: a zoo name, a factory, an exported program or a checkpoint."""
+"""Where a model comes from: a zoo name, a factory, a program, a checkpoint or an ONNX file."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from export.capture import DynamicShapes, example_inputs_of, trace
+from devices.onnx_source import OnnxSource
+from export.capture import DynamicShapes, capture, example_inputs_of, trace
 from export.errors import BadFileError, UnknownNameError, UserError
+from export.naive import write_naive
+from export.onnx_io import load_model
+from export.records import TieMap
+from export.ties import tie_map
 from weightspace import zoo
 from weightspace.checkpoint import CheckpointError, load_checkpoint, read_metadata
 from weightspace.data import Images, load_slice, preprocess
@@ -30,7 +36,7 @@ BATCH, SEQUENCE = "batch", "sequence"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TorchSource:
     """A traced model and all that an export needs to know of it.
 
     Args:
@@ -51,6 +57,35 @@ class Source:
     classes: int | None = None
     images: Images | None = None
     checkpoint_bytes: int | None = None
+
+    @property
+    def pipeline(self) -> str:
+        """The passes that make the graph canonical."""
+        return "canonical"
+
+    @property
+    def naive_words(self) -> str:
+        """What the naive export is."""
+        return "exporter, then onnxsim"
+
+    def capture(self) -> ir.Model:
+        """Write the program as an ONNX graph, each stored tensor stamped with its torch name."""
+        return capture(
+            self.program,
+            input_names=self.input_names,
+            output_names=self.output_names,
+            dynamic_shapes=self.dynamic_shapes,
+        ).model
+
+    def ties(self, canonical: ir.Model) -> TieMap:
+        """List the program's stored tensors and their uses."""
+        return tie_map(self.program)
+
+    def write_naive(self, path: Path) -> None:
+        """Export as everyone does."""
+        write_naive(
+            self.program, path, input_names=self.input_names, output_names=self.output_names
+        )
 
     def reference(self, inputs: Sequence[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         """Run torch on the inputs, in parts of 250 samples where the batch may vary."""
@@ -76,11 +111,15 @@ class Source:
         return list(examples), "the model's example inputs"
 
 
+Source: TypeAlias = TorchSource | OnnxSource
+
+
 def resolve(name: str) -> Source:
-    """Find a model and trace it.
+    """Find a model; one of torch is traced.
 
     Args:
-        name: a zoo name, ``package.module:factory``, a ``.pt2`` or a ``.safetensors`` file.
+        name: a zoo name, ``package.module:factory``, a ``.pt2``, ``.safetensors`` or
+            ``.onnx`` file.
 
     Raises:
         UnknownNameError: no model has this name.
@@ -93,6 +132,9 @@ def resolve(name: str) -> Source:
         return _from_spec(spec, zoo.path_of(spec.checkpoint) if spec.checkpoint else None, name)
     if name.endswith(".safetensors"):
         return _from_checkpoint(Path(name))
+    if name.endswith(".onnx"):
+        load_model(Path(name))  # what is wrong with it is said before anything is made
+        return OnnxSource(Path(name))
     if name.endswith(".pt2"):
         return _from_program(Path(name))
     if Path(name).suffix in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
@@ -105,7 +147,7 @@ def resolve(name: str) -> Source:
     raise UnknownNameError.near("model", name, MODELS, "weightspace models")
 
 
-def _from_spec(spec: ModelSpec, checkpoint: Path | None, origin: str) -> Source:
+def _from_spec(spec: ModelSpec, checkpoint: Path | None, origin: str) -> TorchSource:
     torch.manual_seed(0)
     module = spec.build()
     if checkpoint is not None:
@@ -115,7 +157,7 @@ def _from_spec(spec: ModelSpec, checkpoint: Path | None, origin: str) -> Source:
             raise BadFileError(str(error)) from error
     shapes = ({0: BATCH},)
     small = spec.input_shape == (1, 28, 28) and checkpoint is not None
-    return Source(
+    return TorchSource(
         name=spec.name,
         origin=origin if checkpoint is not None else f"{origin} (random weights)",
         program=trace(module, spec.example_inputs(batch=8 if small else 2), shapes),
@@ -128,7 +170,7 @@ def _from_spec(spec: ModelSpec, checkpoint: Path | None, origin: str) -> Source:
     )
 
 
-def _from_checkpoint(path: Path) -> Source:
+def _from_checkpoint(path: Path) -> TorchSource:
     try:
         name = read_metadata(path).get("model")
     except CheckpointError as error:
@@ -141,7 +183,7 @@ def _from_checkpoint(path: Path) -> Source:
     return _from_spec(MODELS[name], path, path.name)
 
 
-def _from_factory(name: str) -> Source:
+def _from_factory(name: str) -> TorchSource:
     """Call a user's factory; see docs/models.md for what it may return."""
     module_name, _, attribute = name.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
@@ -164,10 +206,10 @@ def _from_factory(name: str) -> Source:
         )
     shapes: DynamicShapes = parts[2] if len(parts) > 2 else ()
     program = trace(module, inputs, shapes or None)
-    return Source(attribute, name, program, shapes, None, None)
+    return TorchSource(attribute, name, program, shapes, None, None)
 
 
-def _from_program(path: Path) -> Source:
+def _from_program(path: Path) -> TorchSource:
     _check_archive(path)
     try:
         program = torch.export.load(path)
@@ -179,7 +221,7 @@ def _from_program(path: Path) -> Source:
         value = named[str(name)].meta.get("val")
         axes = {} if value is None else _varying(value)
         shapes.append(axes)
-    return Source(path.stem, path.name, program, shapes, None, None)
+    return TorchSource(path.stem, path.name, program, shapes, None, None)
 
 
 def _varying(value: Tensor) -> dict[int, str]:

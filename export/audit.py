@@ -20,6 +20,8 @@ from export.records import StoredTensor, TieMap
 from export.views import name_of_view
 
 LIMIT = 1.01
+# A graph's own numbers, its axes and shapes: in a model of a few kB they are more than a hundredth.
+GRAPH_BYTES = 2048
 # Equal small tensors (biases at zero, shapes) are chance and cost nothing; they are not listed.
 SMALLEST_DUPLICATE_BYTES = 256
 MAX_PERMUTED_RANK = 5
@@ -117,7 +119,7 @@ def enforce(audit: Audit, ties: TieMap, unique_bytes: int | None = None) -> None
         TieLostError: more than 1.01 times the unique bytes are stored; the tensors are named.
     """
     unique = ties.unique_bytes if unique_bytes is None else unique_bytes
-    if audit.weight_bytes <= LIMIT * unique:
+    if audit.weight_bytes <= LIMIT * unique + GRAPH_BYTES:
         return
     if audit.duplicates:
         worst = sorted(audit.duplicates, key=lambda duplicate: -duplicate.bytes)[:3]

@@ -37,13 +37,13 @@ def compare_outputs(
     """
     if [a.shape for a in actual] != [r.shape for r in reference]:
         raise ParityError(
-            f"output shapes differ: torch {[r.shape for r in reference]}, "
+            f"output shapes differ: reference {[r.shape for r in reference]}, "
             f"artifact {[a.shape for a in actual]}"
         )
     expected = np.concatenate([r.astype(np.float64).ravel() for r in reference])
     found = np.concatenate([a.astype(np.float64).ravel() for a in actual])
     if not np.array_equal(np.isfinite(expected), np.isfinite(found)):
-        raise ParityError("the artifact's outputs are not finite where torch's are")
+        raise ParityError("the artifact's outputs are not finite where the reference's are")
     finite = np.isfinite(expected)
     expected, found = expected[finite], found[finite]
     difference = np.abs(expected - found)
@@ -73,6 +73,6 @@ def enforce(parity: Parity, limit: float = FP32_LIMIT) -> None:
     """
     if not parity.max_rel <= limit:  # written so that a NaN is refused as well
         raise ParityError(
-            f"outputs differ from torch by {parity.max_rel:.2e} of their scale, "
+            f"outputs differ from the reference by {parity.max_rel:.2e} of their scale, "
             f"more than {limit:.0e}; nothing was written"
         )

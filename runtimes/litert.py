@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +129,11 @@ def open_session(
     resolvers = module.OpResolverType
     resolver = resolvers.AUTO if optimize else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     try:
-        interpreter = module.Interpreter(
-            model_path=str(path), num_threads=threads, experimental_op_resolver_type=resolver
-        )
-        interpreter.allocate_tensors()
+        with _quiet():
+            interpreter = module.Interpreter(
+                model_path=str(path), num_threads=threads, experimental_op_resolver_type=resolver
+            )
+            interpreter.allocate_tensors()
         return LitertSession(interpreter, path.name)
     except Exception as error:  # the runtime raises several kinds, without a common base
         raise BadFileError(f"{NAME} cannot load {path}: {_first_line(error)}") from error
@@ -206,12 +209,29 @@ def _interpreter_module() -> Any:
     raise MissingExtraError.of(NAME, "litert")
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the runtime's C++ code writes to standard error: it names its delegate."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without standard error
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _check_file(path: Path) -> None:
     """Refuse what is no .tflite file at all, from its size and its first eight bytes.
 
-    The interpreter trusts much of what it is given, and a corrupt file can crash the process.
-    A check of the whole structure belongs here, before the interpreter is made; it must not
-    read the weights, or they would count as memory of the session.
+    The interpreter refuses most damage itself. The whole structure is checked by
+    ``export.tflite_io.check_tflite``, for files from elsewhere; here it would count as load time.
     """
     if not path.is_file():
         raise BadFileError(f"{path} is not a file; give the path of a .tflite file")

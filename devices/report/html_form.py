@@ -149,7 +149,7 @@ def cards(report: Report) -> tuple[Card, ...]:
         ("File size", _file),
         ("Weights in memory", _resident),
         (_latency_title(report), _latency),
-        ("Largest difference to torch", _parity),
+        (f"Largest difference to {view.reference_of(report)}", _parity),
         ("Accuracy", _accuracy),
     )
     found = (_card(report, title, make) for title, make in makers)

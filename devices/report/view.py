@@ -169,6 +169,11 @@ def _lacking(report: Report) -> dict[str, list[str]]:
     }
 
 
+def reference_of(report: Report) -> str:
+    """Name what the outputs are compared with: torch, or the ONNX file that was given."""
+    return "the given file" if report.source.endswith(".onnx") else "torch"
+
+
 def parity_words(report: Report) -> str | None:
     """Say what parity was measured on, and name every runtime that evaluated a variant."""
     runtimes_by_inputs: dict[str, list[str]] = {}
@@ -182,7 +187,7 @@ def parity_words(report: Report) -> str | None:
         f"{inputs}, evaluated by {' and '.join(dict.fromkeys(runtimes))}"
         for inputs, runtimes in runtimes_by_inputs.items()
     ]
-    return f"Parity: against torch {'; '.join(parts)}."
+    return f"Parity: against {reference_of(report)} {'; '.join(parts)}."
 
 
 def parameters_words(report: Report) -> str:

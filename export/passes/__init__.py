@@ -25,6 +25,7 @@ from export.passes.replace_nan_guards import ReplaceNanGuardsPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
 from export.passes.switch_by_rows import SwitchByRowsPass
+from export.passes.tie_transposed_copies import TieTransposedCopiesPass
 from export.passes.write_tied_conv_transposes import WriteTiedConvTransposesPass
 from export.passes.write_tied_gemms import WriteTiedGemmsPass
 from export.stamps import check_ties
@@ -35,18 +36,22 @@ _SCALARS_BYTES = 64
 _SHARE = 1000  # of the stored bytes, that much in one
 PassFactory = Callable[[], ir.passes.InPlacePass]
 
+# What every backend starts from: each stored tensor once, read through Transpose nodes.
+_CANONICAL: tuple[PassFactory, ...] = (
+    MergeTiedInitializersPass,  # first: later passes count the uses of a tensor
+    SimplifySkeletonPass,  # shapes become constants, so the patterns below are plain
+    DropZeroBiasesPass,  # before batch norms are folded into convolutions
+    CollapseTransposedReshapesPass,  # needs the constant shapes
+    ReplacePointwiseConvTransposesPass,  # leaves a Transpose that the next pass may fold
+    CancelWeightTransposesPass,
+    FoldBatchNormsPass,  # needs to see which convolutions share their weight
+    MergeEqualInitializersPass,  # last: it joins tensors that are equal by chance
+)
+
 PIPELINES: dict[str, tuple[PassFactory, ...]] = {
-    # What every backend starts from: each stored tensor once, read through Transpose nodes.
-    "canonical": (
-        MergeTiedInitializersPass,  # first: later passes count the uses of a tensor
-        SimplifySkeletonPass,  # shapes become constants, so the patterns below are plain
-        DropZeroBiasesPass,  # before batch norms are folded into convolutions
-        CollapseTransposedReshapesPass,  # needs the constant shapes
-        ReplacePointwiseConvTransposesPass,  # leaves a Transpose that the next pass may fold
-        CancelWeightTransposesPass,
-        FoldBatchNormsPass,  # needs to see which convolutions share their weight
-        MergeEqualInitializersPass,  # last: it joins tensors that are equal by chance
-    ),
+    "canonical": _CANONICAL,
+    # A file from elsewhere: copies that its exporter made are tied again first.
+    "foreign": (MergeEqualInitializersPass, TieTransposedCopiesPass, *_CANONICAL),
     # ONNX Runtime may repack the weights that a kernel reads best in its own layout.
     "ort-repacked": (WriteTiedGemmsPass,),
     # The same for many rows; for few, both uses of a tied matrix read the one stored copy.
@@ -62,6 +67,8 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
     ),
     # TFLite has one operator for an activation, and none for what is no number.
     "tflite": (RecognizeActivationsPass, ReplaceNanGuardsPass, MergeScoreScalesPass),
+    # The same holds for Core ML, and a compiler may take "x is not x" for false.
+    "coreml": (RecognizeActivationsPass, ReplaceNanGuardsPass, MergeScoreScalesPass),
 }
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from devices.deploy import capture_canonical, deploy, profile
+from devices.deploy import capture_canonical, deploy, operators_by_artifact, profile
 from devices.options import Options
 from devices.report.json_form import read_json
 from devices.source import resolve
@@ -181,6 +181,14 @@ def test_a_bundle_can_be_profiled_again(bundle):
     assert {entry["batch"] for entry in done.manifest["profile"]} == {2}
     assert (bundle / "model.latency-first.onnx").read_bytes() == before
     assert done.report.waterfall[1].label == "checkpoint"
+
+
+def test_operators_are_timed_where_the_runtime_can(bundle):
+    found = operators_by_artifact(bundle, 1)
+    assert found["model.latency-first.onnx"] == ()
+    kinds = {one.op for one in found["model.latency-first.tflite"]}
+    assert any("Fully Connected" in kind for kind in kinds)
+    assert any(one.delegated for one in found["model.memory-first.tflite"])
 
 
 def test_a_changed_artifact_is_not_profiled(bundle, tmp_path):

@@ -15,6 +15,7 @@ from export.passes.merge_equal_initializers import MergeEqualInitializersPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
 from export.passes.switch_by_rows import SwitchByRowsPass
+from export.passes.tie_transposed_copies import TieTransposedCopiesPass
 from export.passes.write_tied_conv_transposes import WriteTiedConvTransposesPass
 from export.passes.write_tied_gemms import WriteTiedGemmsPass
 from export.stored import stored_bytes
@@ -270,3 +271,43 @@ def test_a_detour_is_taken_out_only_where_the_shapes_prove_it(back, modified):
             node.outputs[0].const_value = ir.tensor(np.asarray(ints, np.int64))
     left = apply(CollapseTransposedReshapesPass(), model, modified=modified, x=(2, 3, 4, 5))
     assert (left == ["Transpose"]) is modified
+
+
+# ---- transposed copies ------------------------------------------------------------------------
+
+
+def with_copy(change=lambda copy: copy) -> ir.Model:
+    """A matrix used straight, and its transpose stored as well."""
+    model = build(
+        "g (float[n, 8] x) => (float[n, 8] z) <float[8, 16] w, float[16, 8] copy>"
+        "{ y = MatMul(x, w) z = MatMul(y, copy) }",
+        w=(8, 16), copy=(16, 8),
+    )  # fmt: skip
+    array = model.graph.initializers["w"].const_value.numpy()
+    copy = change(np.ascontiguousarray(array.T))
+    model.graph.initializers["copy"].const_value = ir.tensor(copy, name="copy")
+    return model
+
+
+def test_a_transposed_copy_is_tied_again():
+    model = with_copy()
+    before = stored_bytes(model)
+    assert apply(TieTransposedCopiesPass(), model, modified=True, x=(3, 8)) == [
+        "Transpose", "MatMul", "MatMul",
+    ]  # fmt: skip
+    assert stored_bytes(model) == before // 2
+    apply(TieTransposedCopiesPass(), model, modified=False, x=(3, 8))
+
+
+def test_a_copy_that_differs_in_one_bit_is_left_alone():
+    def nudged(copy: np.ndarray) -> np.ndarray:
+        copy[3, 5] = np.nextafter(copy[3, 5], np.float32(9))
+        return copy
+
+    apply(TieTransposedCopiesPass(), with_copy(nudged), modified=False, x=(3, 8))
+
+
+def test_matrices_of_one_number_are_left_alone():
+    model = with_copy(lambda copy: np.zeros_like(copy))
+    model.graph.initializers["w"].const_value = ir.tensor(np.zeros((8, 16), np.float32), name="w")
+    assert not TieTransposedCopiesPass()(model).modified

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
 from export.lower import LATENCY_FIRST, MEMORY_FIRST
 from export.lower.tflite.convert import convert
@@ -40,6 +41,7 @@ def write_tflite(
         OutputError: the file could not be written.
     """
     model = canonical.clone()
+    InlinePass()(model)
     run_pipeline("tflite", model)
     graph = convert(model, memory_first=setting == MEMORY_FIRST)
     fuse(graph)

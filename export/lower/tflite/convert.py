@@ -77,8 +77,6 @@ def _check_model(model: ir.Model) -> None:
             f"the model has opset {opset}; {_OLDEST_OPSET} or newer is needed: convert it with "
             "onnx.version_converter"
         )
-    if model.functions:
-        raise LoweringError("the model has functions of its own; inline them with onnx.inliner")
 
 
 def _hold_inputs(low: Lowering, onnx_graph: ir.Graph) -> None:
