@@ -92,13 +92,18 @@ def _mask_again(
         return
     nodes: list[ir.Node] = []
     if finite is not None:
-        nodes.append(ir.node("Add", [scores, finite[0]], name=f"{guard.name}_masked"))
+        nodes.append(ir.node("Add", [scores, finite[0]], name=_after(guard, "masked")))
         scores = nodes[-1].outputs[0]
     nodes.append(ir.node("Softmax", [scores], {"axis": -1}, name=softmax.name))
     if finite is not None:
         factors = [nodes[-1].outputs[0], finite[1]]
-        nodes.append(ir.node("Mul", factors, name=f"{guard.name}_kept"))
+        nodes.append(ir.node("Mul", factors, name=_after(guard, "kept")))
     _replace(graph, guard, nodes, nodes[-1].outputs[0])
+
+
+def _after(node: ir.Node, what: str) -> str | None:
+    """A name made from that of another node; none where that has none, or two would be equal."""
+    return f"{node.name}_{what}" if node.name else None
 
 
 def _is_over_last(softmax: ir.Node) -> bool:
@@ -169,10 +174,10 @@ def _finite_mask(graph: ir.Graph, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
     condition, kept, _ = where.inputs
     lowest = _new_constant(graph, "mask.lowest", np.asarray(_LOWEST, np.float32))
     axes = _new_constant(graph, "mask.axes", np.asarray([-1], np.int64))
-    finite = ir.node("Where", [condition, kept, lowest], name=f"{where.name}_finite")
-    number = ir.node("Cast", [condition], {"to": ir.DataType.FLOAT}, name=f"{where.name}_number")
+    finite = ir.node("Where", [condition, kept, lowest], name=_after(where, "finite"))
+    number = ir.node("Cast", [condition], {"to": ir.DataType.FLOAT}, name=_after(where, "number"))
     row = ir.node(
-        "ReduceMax", [number.outputs[0], axes], {"keepdims": 1}, name=f"{where.name}_rows"
+        "ReduceMax", [number.outputs[0], axes], {"keepdims": 1}, name=_after(where, "rows")
     )
     graph.insert_after(where, [finite, number, row])
     finite.outputs[0].shape, finite.outputs[0].type = mask.shape, mask.type
