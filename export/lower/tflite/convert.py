@@ -83,7 +83,8 @@ def _hold_inputs(low: Lowering, onnx_graph: ir.Graph) -> None:
     for value in onnx_graph.inputs:
         if value.is_initializer():
             continue
-        shape, dtype = low.shape(value), low.dtype(value)
+        assert value.dtype is not None
+        shape, dtype = low.shape(value), np.dtype(value.dtype.numpy())
         if dtype not in _INPUT_TYPES:
             raise LoweringError(f"input {value.name!r} has type {dtype}, which is not supported")
         tensor = Tensor(low.unique(value.name or "input"), shape, dtype)

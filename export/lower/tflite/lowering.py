@@ -171,7 +171,9 @@ class Lowering:
     def hold_constant(
         self, value: ir.Value, array: Array, *, weight: bool, origin: str = ""
     ) -> None:
-        """Note that a value is constant."""
+        """Note that a value is constant; floats of any width are held in 32 bits."""
+        if array.dtype in (np.float16, np.float64):
+            array = array.astype(np.float32)
         self._held[value.name or ""] = Constant(array, origin or value.name or "", weight, origin)
 
     def keeps_orientation(self, weight: Constant) -> bool:
@@ -349,7 +351,7 @@ class Lowering:
             begin, end = self.vector([axis]), self.vector([axis + 1])
             return self.emit("STRIDED_SLICE", [whole, begin, end, self.vector([1])], (1,))
         for known in self._axes:
-            found = self._from_other(size, known)
+            found = self._from_other(size, known) or self._from_pair(size, known)
             if found is not None:
                 return found
         raise Unsupported(f"a size that is {signature([size])} cannot be derived from the inputs")
@@ -370,6 +372,16 @@ class Lowering:
         if offset:
             result = self.emit("ADD", [result, self.vector([offset])], (1,))
         return result
+
+    def _from_pair(self, size: Dim, known: Size) -> Tensor | None:
+        """Write a size as a multiple of the product of two others where it is in every trial."""
+        for other in self._axes:
+            area = in_file([known * other])[0]
+            factor = size.values[0] // area if area else 0
+            if factor and known * other * factor == size:
+                found = self.emit("MUL", [self._one_size(known), self._one_size(other)], (1,))
+                return self.emit("MUL", [found, self.vector([factor])], (1,))
+        return None
 
     # ---- small helpers that many operators use ------------------------------------------------
 
