@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 
 import numpy as np
@@ -10,9 +11,10 @@ from export.coreml_io import import_coremltools, quiet_coremltools, read_coreml
 from runtimes.coreml_reference import open_session
 
 ct = import_coremltools()
-from coremltools.converters.mil.mil import Builder as mb  # noqa: E402, N813
+from coremltools.converters.mil.mil import Builder as mb  # noqa: E402
 from coremltools.converters.mil.mil import types  # noqa: E402
 
+gc.freeze()  # coremltools collects garbage at each conversion, which is slow with torch loaded
 DTYPES = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from runtimes.coreml_ops import OPERATORS
 from tests.runtimes.coreml_programs import mb, operators_of, run, save
@@ -302,7 +302,8 @@ REDUCED = {
     "reduce_sum_square": lambda x, axes, keepdim: x.square().sum(axes, keepdim=keepdim),
     "reduce_log_sum": lambda x, axes, keepdim: x.sum(axes, keepdim=keepdim).log(),
     "reduce_log_sum_exp": torch.logsumexp,
-    "reduce_prod": lambda x, axes, keepdim: x.flatten(1).prod(1).reshape([2, 1, 1][: 3 if keepdim else 1]),
+    "reduce_prod": lambda x, axes, keepdim: x.flatten(1).prod(1).reshape(
+        [2, 1, 1][: 3 if keepdim else 1]),
 }  # fmt: skip
 
 
@@ -373,6 +374,9 @@ MOVED = {
     "band_part below": unary("band_part", MATRIX, torch.tril, lower=-1, upper=0),
     "concat": case(lambda x, y: mb.concat(values=(x, y), axis=-2), (X, floats(2, 5, 4)),
                    lambda x, y: torch.cat([x, y], 1)),
+    "concat of scalars": case(
+        lambda x: mb.concat(values=(mb.gather(x=mb.shape(x=x), indices=1), 9), axis=0), X,
+        torch.tensor([3, 9], dtype=torch.int32)),
     "concat in turns": case(
         lambda x, y: mb.concat(values=(x, y), axis=0, interleave=True), (X, X + 1),
         lambda x, y: torch.stack([x[0], y[0], x[1], y[1]])),
@@ -423,7 +427,8 @@ DATA, PICKS = floats(4, 5), np.int32([[3, -1], [0, 2]])
 
 def scattered(name, mode, expected, indices, updates, **parameters):
     return case(lambda x, y: getattr(mb, name)(data=x, indices=indices, updates=y, mode=mode,
-                                               **parameters), (DATA, updates), expected)  # fmt: skip
+                                               **parameters),
+                (DATA, updates), expected)  # fmt: skip
 
 
 def along_axis(mode, reduce, sign=1):
@@ -439,6 +444,8 @@ INDEXED = {
     "gather": case(lambda x: mb.gather(x=x, indices=PICKS, axis=1), DATA,
                    lambda x: x[:, PICKS.tolist()]),
     "gather of one": case(lambda x: mb.gather(x=x, indices=2, axis=-1), X, lambda x: x[..., 2]),
+    "gather of a scalar": case(lambda x: mb.gather(x=mb.shape(x=x), indices=1), X,
+                               torch.tensor(3, dtype=torch.int32)),
     "gather in the middle": case(lambda x: mb.gather(x=x, indices=np.int32([2, 0]), axis=1), X,
                                  lambda x: x[:, [2, 0]]),
     "gather in batches": case(
@@ -513,6 +520,7 @@ def grid(mode, size, out):
 
 def interpolated(x, mode, high, wide):
     """Sample with torch at a grid, which it wants from -1 to 1."""
+
     def scaled(places, size):
         return places.float() * 2 / (size - 1) - 1
 
@@ -590,6 +598,10 @@ def typed(values, name):
     return values.astype(string_to_nptype(name))
 
 
+def levels(bits):
+    return np.linspace(-1, 1, 2**bits, dtype=np.float32)
+
+
 SPARSE = np.where(RANDOM.random((6, 8)) < 0.3, floats(6, 8), np.float32(0))
 MADE = {
     "shape": case(lambda x: mb.shape(x=x), X, torch.tensor([2, 3, 4], dtype=torch.int32)),
@@ -623,9 +635,8 @@ MADE = {
     **{
         f"constexpr_lut_to_dense of {bits} bits": added(
             lambda b=bits: mb.constexpr_lut_to_dense(
-                indices=typed(CODES % min(2**b, 255), f"uint{b}"), lut=floats_of(b).reshape(1, 1, -1, 1)),
-            floats_of(bits)[CODES % min(2**bits, 255)])
-        for floats_of in [lambda bits: np.linspace(-1, 1, 2**bits, dtype=np.float32)]
+                indices=typed(CODES & (2**b - 1), f"uint{b}"), lut=levels(b).reshape(1, 1, -1, 1)),
+            levels(bits)[CODES & (2**bits - 1)])
         for bits in (1, 2, 3, 4, 6, 8)
     },
     "constexpr_lut_to_dense in groups": added(
