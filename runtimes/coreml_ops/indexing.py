@@ -23,7 +23,7 @@ def _gather(call: Call) -> Tensor:
     flat = moved.reshape(count, moved.shape[batch], *rest)
     picked = flat[torch.arange(count).unsqueeze(1), indices.reshape(count, -1)]
     inner = indices.shape[batch:]
-    y = picked.reshape(*lead, *inner, *rest)
+    y = picked.reshape((*lead, *inner, *rest))
     start = batch + len(inner)
     return y.movedim(tuple(range(start, start + between)), tuple(range(batch, batch + between)))
 
@@ -46,7 +46,7 @@ def _pick(x: Tensor, indices: Tensor, batch: int = 0) -> Tensor:
     each = indices.long().reshape(lead.numel(), -1, deep)
     rows = torch.arange(lead.numel()).unsqueeze(1).expand(each.shape[:2])
     picked = flat[(rows, *each.unbind(-1))]
-    return picked.reshape(*indices.shape[:-1], *x.shape[batch + deep :])
+    return picked.reshape((*indices.shape[:-1], *x.shape[batch + deep :]))
 
 
 def _from_start(indices: Tensor, size: int) -> Tensor:
@@ -100,7 +100,7 @@ def _places_along_one(call: Call, order: Tensor) -> Tensor:
     axis = call.axis("axis", order.dim(), 0)
     indices = call.tensor("indices")
     places = order.index_select(axis, _from_start(indices, order.shape[axis]).reshape(-1))
-    return places.reshape(*order.shape[:axis], *indices.shape, *order.shape[axis + 1 :])
+    return places.reshape((*order.shape[:axis], *indices.shape, *order.shape[axis + 1 :]))
 
 
 def _places_along_axis(call: Call, order: Tensor) -> Tensor:

@@ -131,7 +131,8 @@ def _band_part(call: Call) -> Tensor:
 
 
 def _concat(call: Call) -> Tensor:
-    values = call.tensors()
+    # Converters join sizes that are scalars to a shape.
+    values = [each.reshape(1) if each.dim() == 0 else each for each in call.tensors()]
     axis = call.axis("axis", values[0].dim())
     if not call.flag("interleave"):
         return torch.cat(values, axis)
