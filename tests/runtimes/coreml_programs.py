@@ -10,7 +10,7 @@ from export.coreml_io import import_coremltools, quiet_coremltools, read_coreml
 from runtimes.coreml_reference import open_session
 
 ct = import_coremltools()
-from coremltools.converters.mil.mil import Builder as mb  # noqa: E402, N813
+from coremltools.converters.mil.mil import Builder as mb  # noqa: E402
 from coremltools.converters.mil.mil import types  # noqa: E402
 
 DTYPES = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
