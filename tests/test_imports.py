@@ -19,6 +19,7 @@ ALLOWED = {
 HANDS_OVER = {ROOT / "export" / "__main__.py"}  # python -m export is the command line
 VENDORS = {
     "ai_edge_litert",
+    "coremltools",
     "flatbuffers",
     "matplotlib",
     "onnxruntime",
@@ -63,7 +64,8 @@ def test_vendor_packages_are_imported_inside_functions(path):
 def test_the_command_line_starts_without_any_heavy_package():
     code = (
         "import sys\n"
-        "heavy = 'torch onnxruntime onnxsim onnxscript matplotlib ai_edge_litert flatbuffers'\n"
+        "heavy = 'torch onnxruntime onnxsim onnxscript matplotlib ai_edge_litert flatbuffers '\n"
+        "heavy += 'coremltools'\n"
         "for name in heavy.split():\n"
         "    sys.modules[name] = None\n"  # importing it fails as if it were not installed
         "import devices.cli, export, runtimes, weightspace, export.audit, devices.target\n"

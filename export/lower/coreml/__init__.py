@@ -7,10 +7,12 @@ input's or output's name becomes an underscore.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import onnx_ir as ir
 
+from export.coreml_io import import_coremltools, quiet_coremltools
 from export.errors import UnknownNameError
 from export.lower.coreml.convert import convert
 from export.lower.coreml.options import (
@@ -21,7 +23,6 @@ from export.lower.coreml.options import (
     Range,
 )
 from export.lower.coreml.package import write_package
-from export.lower.coreml.vendor import load, quiet
 from export.passes import run_pipeline
 
 __all__ = ["CoremlOptions", "ImageInput", "Range", "write_mlpackage"]
@@ -51,10 +52,11 @@ def write_mlpackage(
     chosen = options or CoremlOptions()
     _check("precision", precision, PRECISIONS)
     _check("deployment target", chosen.deployment_target, DEPLOYMENT_TARGETS)
-    ct = load()
+    ct = import_coremltools()
     model = canonical.clone()
     run_pipeline("coreml", model)
-    with quiet():
+    with quiet_coremltools(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         converted = convert(ct, model, chosen, half=precision == "float16")
         write_package(ct, converted, path, chosen)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,16 +57,12 @@ def fix_sizes(graph: ir.Graph, options: CoremlOptions) -> None:
         raise LoweringError(f"no dynamic axis is called {unknown[0]!r}; there are: {known}")
     fixed = {name: n for name, n in options.dimensions.items() if isinstance(n, int)}
     if options.image is not None:
-        batch = _image(graph, options.image).shape
-        assert batch is not None
-        if not isinstance(batch[0], int):  # an image is given alone
-            fixed[batch[0].value or ""] = 1
+        fixed[axis_name(_image(graph, options.image), 0)] = 1  # an image is given alone
     for value in graph_inputs(graph):
-        assert value.shape is not None
         value.shape = ir.Shape(
             [
-                size if isinstance(size, int) else fixed.get(size.value or "", size)
-                for size in value.shape
+                size if isinstance(size, int) else fixed.get(axis_name(value, place), size)
+                for place, size in enumerate(value.shape or ())
             ]
         )
 
@@ -79,7 +75,7 @@ def _image(graph: ir.Graph, image: ImageInput) -> ir.Value:
         raise LoweringError(f"no input is called {image.name!r}; there are: {known}")
     if image.colour not in COLOURS:
         raise LoweringError(f"colour layout {image.colour!r}; there are: {', '.join(COLOURS)}")
-    shape, channels = value.shape or (), _CHANNELS[image.colour]
+    shape, channels = list(value.shape or ()), _CHANNELS[image.colour]
     if len(shape) != 4 or shape[1] != channels or (isinstance(shape[0], int) and shape[0] != 1):
         raise LoweringError(
             f"input {image.name!r} is {value.shape}; an image in {image.colour} needs "
@@ -148,19 +144,21 @@ def describe(
 
 
 def _shape(ct: Any, value: ir.Value, axes: Mapping[str, Axis]) -> Any:
-    sizes: list[Any] = []
-    for place, size in enumerate(value.shape or ()):
-        sizes.append(size if isinstance(size, int) else axes[axis_name(value, place)])
+    sizes = [
+        size if isinstance(size, int) else axes[axis_name(value, place)]
+        for place, size in enumerate(value.shape or ())
+    ]
     if not any(isinstance(size, Axis) and isinstance(size.sizes, tuple) for size in sizes):
         return ct.Shape([size.range if isinstance(size, Axis) else size for size in sizes])
-    choices: list[Sequence[int]] = []
-    for place, size in enumerate(sizes):
-        if isinstance(size, Axis) and not isinstance(size.sizes, tuple):
+    choices: list[tuple[int, ...]] = []
+    for size in sizes:
+        listed = size.sizes if isinstance(size, Axis) else (size,)
+        if isinstance(listed, Range):
             raise LoweringError(
-                f"input {value.name!r} has listed sizes on one axis and a range on axis {place}; "
+                f"input {value.name!r} has listed sizes on one axis and a range on another; "
                 "give a list or one size for each"
             )
-        choices.append(size.sizes if isinstance(size, Axis) else (size,))
+        choices.append(listed)
     shapes = list(itertools.product(*choices))
     if len(shapes) > _MOST_SHAPES:
         raise LoweringError(

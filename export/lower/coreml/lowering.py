@@ -27,7 +27,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 # Stands for what is beyond float16, such as the -3.4e38 of a mask: the sum of two is still finite.
 _FAR = 3e4
 _BEYOND = 1e30
-_SMALLEST = float(np.finfo(np.float16).smallest_normal)
+_SMALLEST = 2 * float(np.finfo(np.float16).smallest_subnormal)
 
 __all__ = ["Constant", "Lowering", "Node", "Placed", "Unsupported"]
 
@@ -188,7 +188,7 @@ class Lowering:
         """A constant of the program; equal arrays give the same one."""
         array = np.asarray(array)
         whole = np.ascontiguousarray(array)  # which has an axis where a number has none
-        key = (array.shape, array.dtype, hashlib.blake2b(whole, digest_size=20).digest())
+        key = (array.shape, array.dtype, hashlib.blake2b(whole.data, digest_size=20).digest())
         if key not in self._constants:
             kept = self.converted(array)
             value = kept[()] if kept.ndim == 0 else kept
@@ -223,7 +223,10 @@ class Lowering:
         return self.const(np.asarray(value, dtype or FLOAT32), "number")
 
     def epsilon(self, value: float) -> Any:
-        """What keeps a division finite; never so small that float16 would lose it."""
+        """What keeps a division finite; never so small that float16 would take it for 0.
+
+        Nor larger than that: the variance of a layer's activations may be small itself.
+        """
         return self.float.type(max(value, _SMALLEST) if self.float == FLOAT16 else value)
 
     # ---- values of the program ----------------------------------------------------------------

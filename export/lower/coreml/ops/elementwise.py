@@ -109,7 +109,7 @@ def _two_numbers(low: Lowering, node: Node) -> tuple[float, float] | None:
     arrays = [low.constant(node.required(place)) for place in (1, 2)]
     if any(a is None or a.size != 1 or a.dtype.kind != "f" for a in arrays):
         return None
-    first, second = (low.converted(np.asarray(a)).reshape(()) for a in arrays)
+    first, second = (low.float.type(low.converted(np.asarray(a)).item()) for a in arrays)
     with np.errstate(all="ignore"):
         difference = first - second
         exact = bool(np.isfinite(difference)) and difference + second == first
