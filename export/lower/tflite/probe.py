@@ -19,11 +19,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.errors import LoweringError
+from export.lower.tflite.fits import misfit
 from export.lower.tflite.sizes import Shape, Size, size_of
 
 # Sizes for the first trial, which the file states; the next is tried where the model cannot take
 # one, such as an image of one pixel.
-_FIRST_SIZES = (1, 8, 64, 224)
+_FIRST_SIZES = (1, 8, 64, 96, 224)
 _FAR = 10_000  # beyond most bounds that a graph itself sets, such as the end of a slice
 _MAX_KNOWN_ELEMENTS = 256
 # Operators whose result can be larger than all that they read.
@@ -175,8 +176,9 @@ def _note(trial: _Trial, value: ir.Value, shape: tuple[int, ...], dtype: np.dtyp
 
 
 def _infer(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
-    if node.op_type == "Gather" and node.domain == "":
-        _check_places(trial, node)
+    problem = misfit(node, trial.shapes, trial.known)
+    if problem is not None:
+        raise LoweringError(f"node {node.name!r} ({node.op_type}) {problem}")
     if node.op_type in _GROWS:
         _infer_shapes(trial, node, opsets)
         if any(math.prod(trial.shapes[_name(v)]) > _MAX_KNOWN_ELEMENTS for v in node.outputs):
@@ -188,18 +190,6 @@ def _infer(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
     for output, array in zip(node.outputs, values, strict=False):
         _note(trial, output, array.shape, array.dtype)
         trial.known[output.name or ""] = array
-
-
-def _check_places(trial: _Trial, node: ir.Node) -> None:
-    """Refuse constant places that an axis of this trial's size does not have."""
-    shape, places = trial.shapes[_name(node.inputs[0])], trial.known.get(_name(node.inputs[1]))
-    if places is None or not shape:
-        return
-    size = shape[_int_attribute(node, "axis", 0) % len(shape)]
-    if places.size and not -size <= int(places.min()) <= int(places.max()) < size:
-        raise LoweringError(
-            f"node {node.name!r} (Gather) reads a place beyond the {size} that there are"
-        )
 
 
 def _infer_shapes(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:

@@ -28,6 +28,9 @@ SIGNED = np.arange(-6, 6).reshape(3, 4)
 BOOLS = SIGNED % 3 == 0
 
 
+Axes = tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Case:
     """Nodes in ONNX's text format; what is fed is named ``x...``, what comes out ``y...``.
@@ -79,12 +82,13 @@ def _array(value, random: np.random.Generator) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def model_of(one: Case, *, vary: bool = False) -> ir.Model:
+def model_of(one: Case, axes: Axes = ()) -> ir.Model:
+    """Build the model of a case, with the given axes of its inputs dynamic."""
     graph = onnx.parser.parse_graph(f"g () => () {{ {one.text} }}")
     names = [name for node in graph.node for name in node.output if name.startswith("y")]
     made = onnx.helper.make_graph(
         list(graph.node), "g",
-        [_info(name, array, vary) for name, array in one.inputs.items()],
+        [_info(name, array, axes) for name, array in one.inputs.items()],
         [onnx.ValueInfoProto(name=name) for name in names],
         [onnx.numpy_helper.from_array(array, name) for name, array in one.constants.items()],
     )  # fmt: skip
@@ -95,40 +99,43 @@ def model_of(one: Case, *, vary: bool = False) -> ir.Model:
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
 
 
-def _info(name: str, array: np.ndarray, vary: bool) -> onnx.ValueInfoProto:
-    shape: list[int | str] = list(array.shape)
-    if vary and shape:
-        shape[0] = "n"
+def _info(name: str, array: np.ndarray, axes: Axes) -> onnx.ValueInfoProto:
+    shape = [f"n{axis}" if axis in axes else size for axis, size in enumerate(array.shape)]
     return onnx.helper.make_tensor_value_info(
         name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), shape
     )
 
 
-def check(one: Case, path: Path, *, vary: bool = False, setting: str = LATENCY_FIRST) -> None:
+def check(one: Case, path: Path, axes: Axes = (), *, setting: str = LATENCY_FIRST) -> None:
     """Lower a case, and compare what it computes with ONNX Runtime."""
-    model = model_of(one, vary=vary)
+    model = model_of(one, axes)
     write_tflite(model, path, setting)
     for optimize in (True, False):
         session = open_session(path, optimize=optimize)
-        for feeds in _feeds(one, vary):
-            expected = _expected(model, feeds)
+        for feeds in feeds_of(one, axes):
+            expected = expected_of(model, feeds)
             outputs = session.run(feeds)
             for name, want in zip((v.name for v in model.graph.outputs), expected, strict=True):
                 assert_same(outputs[name], want)
 
 
-def _expected(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+def expected_of(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What ONNX computes."""
     try:
         return run_onnx(model, feeds, optimize=False)
     except ort_errors.NotImplemented:  # ONNX Runtime has not each operator for each type
         return list(ReferenceEvaluator(ir.to_proto(model)).run(None, feeds))
 
 
-def _feeds(one: Case, vary: bool) -> list[dict[str, np.ndarray]]:
-    """What is fed, run after run: where the first axis varies it grows and shrinks again."""
-    if not vary:
+def feeds_of(one: Case, axes: Axes) -> list[dict[str, np.ndarray]]:
+    """What is fed, run after run: axes that vary grow and shrink again."""
+    if not axes:
         return [one.inputs]
-    longer = {name: np.concatenate([x, x[::-1]]) if x.ndim else x for name, x in one.inputs.items()}
+    longer = {}
+    for name, x in one.inputs.items():
+        for axis in axes:
+            x = np.concatenate([x, np.flip(x, axis)], axis) if axis < x.ndim else x
+        longer[name] = x
     return [one.inputs, longer, one.inputs]
 
 

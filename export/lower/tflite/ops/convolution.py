@@ -248,7 +248,8 @@ def _split_channels(low: Lowering, x: Tensor, groups: int) -> list[Tensor]:
     if groups == 1:
         return [x]
     channels = x.shape[3]
-    assert isinstance(channels, int)
+    if not isinstance(channels, int):
+        raise Unsupported("channels whose number varies")
     return split(low, x, 3, [channels // groups] * groups)
 
 

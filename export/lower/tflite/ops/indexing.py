@@ -117,7 +117,8 @@ def gather_nd(low: Lowering, node: Node) -> None:
 def _reached(low: Lowering, node: Node) -> tuple[Size, ...]:
     """The sizes of the axes that the indices of GatherND and ScatterND go through."""
     depth = low.shape(node.required(1))[-1]
-    assert isinstance(depth, int)
+    if not isinstance(depth, int):
+        raise Unsupported("places through a number of axes that varies")
     return low.shape(node.required(0))[:depth]
 
 

@@ -29,6 +29,8 @@ def reshape(low: Lowering, node: Node) -> None:
     """Reshape, Flatten, Squeeze and Unsqueeze; done in the value's own layout where it can be."""
     value, output = node.required(0), node.outputs[0]
     held, shape = low.held(value), low.shape(output)
+    if node.kind == "Squeeze" and node.input(1) is None and not is_static(low.shape(value)):
+        raise Unsupported("which axes are dropped depends on sizes that vary; name them")
     if isinstance(held, Constant) and is_static(shape):
         array = held.array.reshape([size for size in shape if isinstance(size, int)])
         low.hold_constant(output, array, weight=held.weight, origin=held.origin)
@@ -281,7 +283,8 @@ def depth_to_space(low: Lowering, node: Node) -> None:
     block = node.integer("blocksize", 1)
     x = low.tensor(value, (0, 2, 3, 1))
     channels = x.shape[3]
-    assert isinstance(channels, int)
+    if not isinstance(channels, int):
+        raise Unsupported("channels whose number varies")
     if node.text("mode", "DCR") == "CRD":
         order = np.arange(channels).reshape(-1, block * block).T.reshape(-1).astype(np.int32)
         x = low.emit("GATHER", [x, low.const(order, "channels")], x.shape, axis=3)

@@ -103,7 +103,8 @@ def group_norm(low: Lowering, node: Node) -> None:
     value = node.required(0)
     shape = low.shape(value)
     groups, channels = node.integer("num_groups", 1), shape[1]
-    assert isinstance(channels, int)
+    if not isinstance(channels, int):
+        raise Unsupported("channels whose number varies")
     x = low.tensor(value)
     per_group = channels // groups
     split: tuple[Size, ...] = (shape[0], groups, per_group, *shape[2:])
