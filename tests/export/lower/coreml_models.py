@@ -50,6 +50,14 @@ def one_node(kind, *inputs, outputs=1, opset=21, **attributes):
     return ir.from_proto(proto), feeds
 
 
+def parsed(text, **weights):
+    """A model from ONNX's text format, opset 21, with float32 arrays as its weights."""
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {text}')
+    for name, array in weights.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
 def with_onnx_runtime(model, feeds):
     """What ONNX Runtime computes, by name."""
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString())

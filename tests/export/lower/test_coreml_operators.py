@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -247,6 +249,15 @@ EXACT_ONLY = {
 }  # fmt: skip
 # ONNX infers no shape of GroupNormalization; the others are tried in graphs of several nodes.
 ELSEWHERE = {"ConstantOfShape", "GroupNormalization", "Range"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """coremltools collects garbage after each conversion; what is there by now is left out."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def build(case):
