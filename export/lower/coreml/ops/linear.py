@@ -1,7 +1,8 @@
 """Matrix products, and the form that a stored weight takes in each.
 
-``linear(x, W)`` is ``x Wᵀ`` and ``matmul(x, W)`` is ``x W``: with both, a weight that is used
-straight and transposed is one constant.
+``linear(x, W, b)`` is ``x Wᵀ + b`` and ``matmul(x, W)`` is ``x W``: with both, a weight that is
+used straight and transposed is one constant. Without a bias, ``matmul`` reads either way:
+coremltools would store zeros for that of ``linear``.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ def times_weight(
     straight = low.keeps_axes(weight) and bool(turned.steps)
     if straight:
         found = low.emit("matmul", x=x, y=low.const_of(weight))
-    elif x.rank <= _MOST_AXES_OF_LINEAR and scale == 1:
-        given = {} if bias is None else {"bias": _vector(low, bias)}
-        return low.emit("linear", x=x, weight=low.const_of(turned), **given)
+    elif bias is not None and x.rank <= _MOST_AXES_OF_LINEAR and scale == 1:
+        return low.emit("linear", x=x, weight=low.const_of(turned), bias=_vector(low, bias))
     else:
         found = low.emit("matmul", x=x, y=low.const_of(turned), transpose_y=True)
     if scale != 1:
@@ -74,14 +74,13 @@ def _bias_after(low: Lowering, node: Node) -> tuple[ir.Node | None, Constant | N
 def _product(low: Lowering, node: Node, left: ir.Value, right: ir.Value) -> Var:
     """Matmul of two values; vectors become matrices for it."""
     a, b = low.var(left), low.var(right)
-    shape = low.shape(node.outputs[0])
     if low.rank(left) == 1:
         a = low.emit("expand_dims", x=a, axes=[0])
     if low.rank(right) == 1:
         b = low.emit("expand_dims", x=b, axes=[1])
     found = low.emit("matmul", x=a, y=b)
     axes = [-2] * (low.rank(left) == 1) + [-1] * (low.rank(right) == 1)
-    if axes and shape:
+    if axes:
         found = low.emit("squeeze", x=found, axes=axes)
     return found
 

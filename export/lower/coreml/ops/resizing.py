@@ -90,4 +90,4 @@ def _by_matrices(low: Lowering, x: Var, high: Matrix, wide: Matrix) -> Var:
     return x
 
 
-TABLE: dict[str, Any] = {"Resize": resize, "Upsample": resize}
+TABLE: dict[str, Any] = {"Resize": resize}
