@@ -32,6 +32,7 @@ from export.coreml_records import (
     Operation,
     Port,
     ValueType,
+    one_line,
 )
 from export.errors import BadFileError, MissingExtraError
 
@@ -138,7 +139,9 @@ def read_coreml(path: Path) -> CoremlFile:
     try:
         return _Reader(path, model_path).file(model)
     except (_Problem, BlobError) as error:
-        raise BadFileError(f"{path} is no sound ML Program: {error}; export it again") from error
+        raise BadFileError(
+            f"{path} is no sound ML Program: {one_line(error)}; export it again"
+        ) from error
 
 
 def _words(kind: str | None) -> str:
@@ -287,8 +290,11 @@ class _Reader:
                     known.need(argument.name, f"{key} of {what} is")
                     bound.append(argument.name)
             inputs[key] = tuple(bound)
-        if message.type == "const" and ("val" not in attributes or len(outputs) != 1):
-            raise _Problem(f"{what} has no value")
+        if message.type == "const":
+            if "val" not in attributes or len(outputs) != 1:
+                raise _Problem(f"{what} has no value")
+            if attributes["val"].type != outputs[0].type:
+                raise _Problem(f"the value of {what} is of another type than it is said to be")
         blocks = tuple(self.block(each, f"a block of {what}", known) for each in message.blocks)
         return Operation(message.type, name, inputs, outputs, attributes, blocks)
 
@@ -301,6 +307,8 @@ class _Reader:
             return self.stored(message.blobFileValue, kind, what)
         value = message.immediateValue
         inner = value.WhichOneof("value")
+        if inner != "tensor" and inner != kind.dtype:
+            raise _Problem(f"{what} is {kind.dtype} and has a value that is {inner}")
         if inner in {"list", "tuple"}:
             items = tuple(self.constant(each, what) for each in getattr(value, inner).values)
             return Constant(kind, _NO_BYTES, items=items)

@@ -18,7 +18,7 @@ _HELD_WIDE = frozenset({"uint32", "int64", "uint64"})
 
 def held(constant: Constant) -> Value:
     """Make a constant a value; float32 ones stay views of the file."""
-    if constant.type.dtype == "list" or constant.type.dtype == "tuple":
+    if constant.type.dtype in {"list", "tuple", "dictionary"}:
         return tuple(_item(each) for each in constant.items)
     if constant.type.dtype == "string":
         texts = tuple(str(each) for each in constant.items)
