@@ -163,7 +163,8 @@ def profile(
 @app.command()
 def audit(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="An .onnx or .tflite file, from anywhere.")
+        Path,
+        typer.Argument(metavar="FILE", help="An .onnx, .tflite or .mlpackage, from anywhere."),
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -176,6 +177,8 @@ def audit(
       weightspace audit model.onnx
 
       weightspace audit model.tflite --json
+
+      weightspace audit model.mlpackage
     """
     from export.audit import LIMIT, audit_file
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from export.errors import MeasureError
 from export.records import TensorSpec
-from runtimes import backend_module, open_artifact
+from runtimes import backend_module, open_artifact, require_measurable
 from runtimes.bench import QUICK, Budget, compare
 from runtimes.memory import measure_fresh
 from runtimes.records import Latency, Memory, OperatorTime
@@ -143,7 +143,13 @@ def time_side_by_side(
     budget: Budget,
     on_step: Callable[[str], None],
 ) -> dict[int, dict[str, Latency]]:
-    """Time candidates in turns at each size; gives size to name to latency."""
+    """Time candidates in turns at each size; gives size to name to latency.
+
+    Raises:
+        MeasureError: the runtime of a candidate is not here, or cannot run it.
+    """
+    for candidate in candidates.values():
+        require_measurable(candidate.path)
     sessions = {
         name: open_artifact(candidate.path, threads=threads, options=candidate.options)
         for name, candidate in candidates.items()

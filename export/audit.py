@@ -1,6 +1,6 @@
 """What a file stores: each tensor once or more, who reads it, and the ratio that results.
 
-Nothing here knows a format: `audit_onnx` and `audit_tflite` list what a file stores.
+Nothing here knows a format: `audit_onnx`, `audit_tflite` and `audit_coreml` list what is stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GRAPH_BYTES = 2048
 # Equal small tensors (biases at zero, shapes) are chance and cost nothing; they are not listed.
 SMALLEST_DUPLICATE_BYTES = 256
 MAX_PERMUTED_RANK = 5
-SUFFIXES = (".onnx", ".tflite")
+SUFFIXES = (".onnx", ".tflite", ".mlpackage")
 
 # What a file stores: a tensor with its uses, and its values where they can be compared.
 Stored = tuple[StoredTensor, NDArray[Any] | None]
@@ -71,15 +71,23 @@ class Audit:
 
 
 def audit_file(path: Path) -> Audit:
-    """Audit an ONNX or TFLite file from anywhere; its content, then its suffix, says which.
+    """Audit an ONNX, TFLite or Core ML file from anywhere; content, then suffix, says which it is.
+
+    Args:
+        path: for Core ML the folder of a package, or a .mlmodel file with its weights beside it.
 
     Raises:
-        BadFileError: the file is missing, corrupt, or neither of these.
+        MissingExtraError: it is of Core ML, and coremltools is not installed.
+        BadFileError: the file is missing, corrupt, or none of these.
     """
+    from export.audit_coreml import audit_coreml
     from export.audit_onnx import audit_onnx
     from export.audit_tflite import audit_tflite
+    from export.coreml_io import is_coreml
     from export.tflite_io import is_tflite
 
+    if is_coreml(path):
+        return audit_coreml(path)
     if not path.is_file():
         raise BadFileError(f"{path} is not a file; give the path of a file in {_formats()}")
     if path.suffix == ".tflite" or is_tflite(path):

@@ -128,10 +128,16 @@ def unpack(
     data: NDArray[np.uint8], bits: int, count: int, *, signed: bool = False
 ) -> NDArray[np.int8] | NDArray[np.uint8]:
     """Unpack values of fewer bits than a byte has, lowest bits first."""
-    single = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
     values: NDArray[np.uint8] = np.zeros(count, np.uint8)
-    for bit in range(bits):
-        values |= single[:, bit] << bit
+    if 8 % bits:  # values may lie across two bytes
+        single = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
+        for bit in range(bits):
+            values |= single[:, bit] << bit
+    else:
+        each = 8 // bits
+        for place in range(min(each, count)):
+            values[place::each] = data[: -(-(count - place) // each)] >> (place * bits)
+        values &= (1 << bits) - 1
     if not signed:
         return values
     sign = 1 << (bits - 1)

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import stat
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -32,6 +33,7 @@ from export.coreml_records import (
     Operation,
     Port,
     ValueType,
+    one_line,
 )
 from export.errors import BadFileError, MissingExtraError
 
@@ -74,7 +76,8 @@ def quiet_coremltools() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
@@ -138,7 +141,9 @@ def read_coreml(path: Path) -> CoremlFile:
     try:
         return _Reader(path, model_path).file(model)
     except (_Problem, BlobError) as error:
-        raise BadFileError(f"{path} is no sound ML Program: {error}; export it again") from error
+        raise BadFileError(
+            f"{path} is no sound ML Program: {one_line(error)}; export it again"
+        ) from error
 
 
 def _words(kind: str | None) -> str:
@@ -287,8 +292,11 @@ class _Reader:
                     known.need(argument.name, f"{key} of {what} is")
                     bound.append(argument.name)
             inputs[key] = tuple(bound)
-        if message.type == "const" and ("val" not in attributes or len(outputs) != 1):
-            raise _Problem(f"{what} has no value")
+        if message.type == "const":
+            if "val" not in attributes or len(outputs) != 1:
+                raise _Problem(f"{what} has no value")
+            if attributes["val"].type != outputs[0].type:
+                raise _Problem(f"the value of {what} is of another type than it is said to be")
         blocks = tuple(self.block(each, f"a block of {what}", known) for each in message.blocks)
         return Operation(message.type, name, inputs, outputs, attributes, blocks)
 
@@ -301,6 +309,8 @@ class _Reader:
             return self.stored(message.blobFileValue, kind, what)
         value = message.immediateValue
         inner = value.WhichOneof("value")
+        if inner != "tensor" and inner != kind.dtype:
+            raise _Problem(f"{what} is {kind.dtype} and has a value that is {inner}")
         if inner in {"list", "tuple"}:
             items = tuple(self.constant(each, what) for each in getattr(value, inner).values)
             return Constant(kind, _NO_BYTES, items=items)

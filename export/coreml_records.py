@@ -151,3 +151,8 @@ class CoremlFile:
     def main(self) -> Function:
         """The function that runs unless another is asked for."""
         return self.functions[self.default]
+
+
+def one_line(text: object) -> str:
+    """Write what a file names as one line: nothing that breaks it or steers a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))

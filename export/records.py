@@ -15,6 +15,7 @@ DTYPE_BYTES: dict[str, float] = {
     "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1,
     "complex128": 16, "complex64": 8, "float8_e4m3fn": 1, "float8_e5m2": 1,
     "int4": 0.5, "uint4": 0.5, "int2": 0.25,
+    "uint1": 0.125, "uint2": 0.25, "uint3": 0.375, "uint6": 0.75,
 }  # fmt: skip
 
 

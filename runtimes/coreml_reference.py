@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 NAME = "coremltools"
 EVALUATED_BY = "reference evaluation of the saved program (not Core ML)"
 ROUNDING = "rounding"
-"""The session option: ``declared``, or ``none`` to leave float16 unrounded and tell the program's
-own errors from those of its precision."""
+"""The session option: ``declared``, or ``none`` to take float16 for float32 throughout, inputs and
+outputs as well, which tells the program's own errors from those of its precision."""
 
 
 def open_session(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes import backend_module
+from runtimes import backend_module, require_measurable
 from runtimes.fresh import in_fresh_process, save_feeds
 from runtimes.records import Memory
 
@@ -46,6 +46,7 @@ def measure_fresh(
         BadFileError: no runtime here runs files of this suffix.
     """
     path = path.parent.resolve() / path.name  # as the kernel names what is mapped
+    require_measurable(path)
     module = backend_module(path)
     with tempfile.TemporaryDirectory(prefix="weightspace-") as scratch:
         folder = Path(scratch)

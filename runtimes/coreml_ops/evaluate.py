@@ -10,25 +10,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from export.coreml_records import (
-    DYNAMIC,
-    Constant,
-    CoremlFile,
-    Feature,
-    Operation,
-    Port,
-    ValueType,
-)
+from export.coreml_blobs import BITS
+from export.coreml_records import Constant, CoremlFile, Operation, Port, ValueType
 from export.errors import BadFileError, MeasureError
-from export.records import TensorSpec
 from runtimes.coreml_ops import OPERATORS
 from runtimes.coreml_ops.call import Call, Operator, Value
-from runtimes.coreml_ops.values import FLOATS, held, kind_named, kind_of, rounded, to_numpy
+from runtimes.coreml_ops.values import given, held, kind_named, kind_of, rounded, to_numpy
+from runtimes.coreml_ports import (
+    FLOATS,
+    check_names,
+    fit_feed,
+    fits,
+    input_ports,
+    output_types,
+    spec_of,
+    types_of,
+    words_of,
+)
 from runtimes.session import Arrays
 
-_NUMPY_DTYPES = {"string": "str", "bfloat16": "float32"}
 # Operators that give another float type than they read.
 _CONVERTING = {"cast", "quantize", "dequantize", "classify", "fill_like", "constexpr_cast"}
 # Parameters whose element type is also that of the output, and must agree among themselves.
@@ -62,16 +63,22 @@ class ReferenceSession:
         self._function = file.main
         self._threads = threads
         self._rounded = rounded
-        ports = {port.name: port for port in self._function.block.inputs}
         self._features = {feature.name: feature for feature in self._function.inputs}
-        self._ports = {name: ports[name] for name in self._features or ports}
         self._held: dict[_Place, Value] = {}
         self._steps = self._prepare(file.path)
-        types = _types_of(self._function.block.inputs, self._function.block.operations)
-        given = [each.name for each in self._function.outputs] or self._function.block.outputs
-        self._given = {name: self._given_type(name, types) for name in given}
-        self.inputs = tuple(self._spec(name, port.type) for name, port in self._ports.items())
-        self.outputs = tuple(self._spec(name, kind) for name, kind in self._given.items())
+        self._ports = {
+            name: Port(name, self._kept(port.type))
+            for name, port in input_ports(self._function).items()
+        }
+        for port in self._ports.values():
+            if port.type.dtype not in BITS:
+                raise BadFileError(
+                    f"input {port.name!r} of {file.path} is a {port.type.dtype}, which the "
+                    "reference evaluation does not take; run it with Core ML on macOS"
+                )
+        self._given = {n: self._kept(kind) for n, kind in output_types(self._function).items()}
+        self.inputs = tuple(spec_of(name, port.type) for name, port in self._ports.items())
+        self.outputs = tuple(spec_of(name, kind) for name, kind in self._given.items())
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         """Run once: input name to array in, output name to array out.
@@ -83,20 +90,15 @@ class ReferenceSession:
             MeasureError: the feeds do not fit the inputs, or an operator fails on them.
             BadFileError: an operator gives something else than the program declares.
         """
-        if feeds.keys() != self._ports.keys():
-            wanted = ", ".join(map(repr, self._ports)) or "none"
-            given = ", ".join(map(repr, feeds)) or "none"
-            raise MeasureError(f"{self._name} takes the inputs {wanted}; given were {given}")
+        check_names(self._name, list(self._ports), feeds)
         with _threads(self._threads), torch.inference_mode():
             values = dict(self._held)
-            for spec in self.inputs:
-                values[spec.name] = self._feed(spec, feeds[spec.name])
+            for name, port in self._ports.items():
+                array = fit_feed(self._name, port, self._features.get(name), feeds[name])
+                values[name] = given(array)
             for step in self._steps:
                 self._run_step(step, values)
-            return {
-                name: to_numpy(values[name], kind.dtype if self._rounded else None)
-                for name, kind in self._given.items()
-            }
+            return {name: to_numpy(values[name], kind.dtype) for name, kind in self._given.items()}
 
     def close(self) -> None:
         """Free the constants."""
@@ -108,7 +110,7 @@ class ReferenceSession:
     def _prepare(self, path: Path) -> list[_Step]:
         """Hold the constants, compute those that are compressed, and order the rest."""
         block = self._function.block
-        types = _types_of(block.inputs, block.operations)
+        types = types_of(self._function)
         steps = []
         for operation in block.operations:
             if operation.type == "const":
@@ -158,49 +160,12 @@ class ReferenceSession:
             found.append(_Step(step.operation, step.function, step.bound, free))
         return found[::-1]
 
-    def _given_type(self, name: str, types: Mapping[str, ValueType]) -> ValueType:
-        kind = types[name]
-        if kind.dtype != "dictionary":
-            return kind
-        for operation in self._function.block.operations:  # the probabilities of a classifier
-            if operation.type == "classify" and operation.outputs[-1].name == name:
-                (classes,) = operation.inputs["classes"]
-                names = self._held[classes] if isinstance(classes, str) else held(classes)
-                count = len(names) if isinstance(names, tuple) else DYNAMIC
-                return ValueType("float32", (count,))
-        return kind
-
-    def _spec(self, name: str, kind: ValueType) -> TensorSpec:
-        dtype = _NUMPY_DTYPES.get(kind.dtype, kind.dtype)
-        if dtype == "float16" and not self._rounded:
-            dtype = "float32"
-        return TensorSpec(name, dtype, kind.shape or ())
+    def _kept(self, kind: ValueType) -> ValueType:
+        """Give the type in which a value goes in or comes out."""
+        wide = kind.dtype == "float16" and not self._rounded
+        return ValueType("float32", kind.shape) if wide else kind
 
     # ---- running ------------------------------------------------------------------------------
-
-    def _feed(self, spec: TensorSpec, array: NDArray[np.generic]) -> Tensor:
-        kind = self._ports[spec.name].type
-        words = (
-            f"input {spec.name!r} of {self._name} is {_words(spec.dtype, spec.shape)}; "
-            f"given was {_words(array.dtype.name, array.shape)}"
-        )
-        feature = self._features.get(spec.name)
-        if not _fits(array.shape, kind.shape, feature):
-            raise MeasureError(words + (_range_words(feature) if feature is not None else ""))
-        if kind.dtype in FLOATS:
-            if array.dtype.kind not in "fiub":
-                raise MeasureError(words)
-            given = torch.from_numpy(np.ascontiguousarray(array, np.float32))
-        elif array.dtype.kind not in "iub":
-            raise MeasureError(words)
-        elif kind.dtype == "bool":
-            given = torch.from_numpy(array != 0)
-        else:
-            limits = np.iinfo(kind.dtype)
-            if array.size and not limits.min <= array.min() <= array.max() <= limits.max:
-                raise MeasureError(f"{words} with values from {array.min():,} to {array.max():,}")
-            given = torch.from_numpy(np.ascontiguousarray(array, np.int64))
-        return rounded(given.reshape(array.shape), kind.dtype, self._rounded)
 
     def _run_step(self, step: _Step, values: dict[_Place, Value]) -> None:
         operation = step.operation
@@ -232,23 +197,16 @@ class ReferenceSession:
         if not isinstance(value, torch.Tensor) or port.type.dtype == "dictionary":
             return value
         found = kind_of(value)
-        if found != kind_named(port.type.dtype) or not _fits(value.shape, port.type.shape, None):
+        if found != kind_named(port.type.dtype) or not fits(value.shape, port.type.shape):
             raise BadFileError(
                 f"{operation.type} {port.name!r} of {self._name} gives "
-                f"{_words(found, tuple(value.shape))}, the program declares "
-                f"{_words(port.type.dtype, port.type.shape)}; export it again"
+                f"{words_of(found, tuple(value.shape))}, the program declares "
+                f"{words_of(port.type.dtype, port.type.shape)}; export it again"
             )
         return rounded(value, port.type.dtype, self._rounded)
 
 
 # ---- types --------------------------------------------------------------------------------------
-
-
-def _types_of(inputs: Sequence[Port], operations: Sequence[Operation]) -> dict[str, ValueType]:
-    types = {port.name: port.type for port in inputs}
-    for operation in operations:
-        types.update({port.name: port.type for port in operation.outputs})
-    return types
 
 
 def _check_float_types(path: Path, operation: Operation, types: Mapping[str, ValueType]) -> None:
@@ -268,43 +226,6 @@ def _check_float_types(path: Path, operation: Operation, types: Mapping[str, Val
             f"{path} is no sound ML Program: {operation.type} {operation.name!r} mixes "
             f"{' and '.join(sorted(found))}; export it again"
         )
-
-
-def _fits(
-    shape: Sequence[int], wanted: Sequence[int | str] | None, feature: Feature | None
-) -> bool:
-    if wanted is not None and (
-        len(shape) != len(wanted)
-        or any(
-            not isinstance(size, str) and size != given
-            for given, size in zip(shape, wanted, strict=True)
-        )
-    ):
-        return False
-    if feature is None:
-        return True
-    if feature.shapes:
-        return tuple(shape) in feature.shapes
-    return not feature.ranges or (
-        len(feature.ranges) == len(shape)
-        and all(
-            least <= given and (most is None or given <= most)
-            for given, (least, most) in zip(shape, feature.ranges, strict=True)
-        )
-    )
-
-
-def _range_words(feature: Feature) -> str:
-    if feature.shapes:
-        return f"; allowed are {', '.join(str(list(shape)) for shape in feature.shapes)}"
-    if feature.ranges:
-        sizes = [f"{least}..{most or ''}" for least, most in feature.ranges]
-        return f"; allowed are [{', '.join(sizes)}]"
-    return ""
-
-
-def _words(dtype: str, shape: Sequence[int | str] | None) -> str:
-    return f"{dtype} [{', '.join(map(str, shape))}]" if shape is not None else dtype
 
 
 def _first_line(error: Exception) -> str:

@@ -11,14 +11,24 @@ from torch import Tensor
 
 from export.coreml_records import Constant
 from runtimes.coreml_ops.call import Value
+from runtimes.coreml_ports import FLOATS
 
-FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 _HELD_WIDE = frozenset({"uint32", "int64", "uint64"})
+
+
+def given(array: NDArray[np.generic]) -> Tensor:
+    """Hold an array as it was given; the array itself is not kept."""
+    if array.dtype.kind == "f":
+        return torch.from_numpy(array.astype(np.float32))
+    if array.dtype.kind == "b":
+        return torch.from_numpy(array.astype(np.bool_))
+    wide = array.dtype.name in _HELD_WIDE
+    return torch.from_numpy(array.astype(np.int64 if wide else np.int32))
 
 
 def held(constant: Constant) -> Value:
     """Make a constant a value; float32 ones stay views of the file."""
-    if constant.type.dtype == "list" or constant.type.dtype == "tuple":
+    if constant.type.dtype in {"list", "tuple", "dictionary"}:
         return tuple(_item(each) for each in constant.items)
     if constant.type.dtype == "string":
         texts = tuple(str(each) for each in constant.items)
@@ -75,11 +85,8 @@ def rounded(value: Tensor, dtype: str, to_half: bool) -> Tensor:
     return value.long().bitwise_and(0xFFFF).int() if dtype == "uint16" else value.int()
 
 
-def to_numpy(value: Value, dtype: str | None) -> NDArray[np.generic]:
-    """Give a value out as an array, of a declared type or as it is held."""
+def to_numpy(value: Value, dtype: str) -> NDArray[np.generic]:
+    """Give a value out as an array of its own, of a declared type."""
     if not isinstance(value, torch.Tensor):
         return np.array(value)
-    array: NDArray[np.generic] = value.contiguous().numpy()
-    if dtype is None or dtype in {"string", "dictionary", "bfloat16"}:
-        return array
-    return array.astype(dtype, copy=False)
+    return np.array(value.numpy(), "float32" if dtype == "bfloat16" else dtype)

@@ -3,14 +3,19 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from export.errors import BadFileError
-from runtimes import BACKENDS, open_artifact
+from devices.measure import Candidate, time_side_by_side
+from export.errors import BadFileError, MeasureError
+from runtimes import BACKENDS, Backend, backend_module, open_artifact, require_measurable
+from runtimes.bench import QUICK
+from runtimes.memory import measure_fresh
 
 EXTRAS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
     "optional-dependencies"
@@ -18,7 +23,7 @@ EXTRAS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(
 
 
 def test_there_is_a_backend_and_each_is_listed_under_its_format():
-    assert {"onnx", "tflite"} <= BACKENDS.keys()
+    assert {"onnx", "tflite", "mlpackage"} <= BACKENDS.keys()
     assert all(backend.format == name for name, backend in BACKENDS.items())
     suffixes = [backend.suffix for backend in BACKENDS.values()]
     assert len(set(suffixes)) == len(suffixes)
@@ -27,11 +32,11 @@ def test_there_is_a_backend_and_each_is_listed_under_its_format():
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_opens_sessions_in_the_common_way(name):
-    module = importlib.import_module(BACKENDS[name].module)
-    parameters = inspect.signature(module.open_session).parameters
-    assert list(parameters) == ["path", "threads", "options", "optimize"]
-    assert parameters["threads"].default == 1
-    assert parameters["optimize"].default is True
+    for module in filter(None, (BACKENDS[name].module, BACKENDS[name].reference)):
+        parameters = inspect.signature(importlib.import_module(module).open_session).parameters
+        assert list(parameters) == ["path", "threads", "options", "optimize"]
+        assert parameters["threads"].default == 1
+        assert parameters["optimize"].default is True
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -45,7 +50,7 @@ def test_the_extra_of_a_backend_installs_its_package(name):
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_brings_a_model_that_warms_its_runtime_up(name, tmp_path):
-    module = importlib.import_module(BACKENDS[name].module)
+    module = backend_module(tmp_path / f"net{BACKENDS[name].suffix}")
     path = module.warm_up_model(tmp_path)
     session = open_artifact(path)
     assert type(session) is type(module.open_session(path))
@@ -69,3 +74,43 @@ def test_a_file_that_no_backend_runs_is_refused_with_those_that_are(tmp_path, na
     assert str(caught.value) == (
         f"{path} is of no format that can be run here; these are: {suffixes}"
     )
+
+
+# ---- a runtime that only one system has ----------------------------------------------------------
+
+
+def only_on(system):
+    return Backend("x", ".x", "runtimes.coreml", "coremltools", "coreml", system=system,
+                   reference="runtimes.coreml_reference")  # fmt: skip
+
+
+def test_a_reference_takes_the_place_of_a_runtime_that_is_not_here():
+    here, elsewhere = only_on(sys.platform), only_on("elsewhere")
+    assert (here.measurable, here.module_here) == (True, "runtimes.coreml")
+    assert here.evaluated_by == "coremltools"
+    assert (elsewhere.measurable, elsewhere.module_here) == (False, "runtimes.coreml_reference")
+    assert elsewhere.evaluated_by == "reference evaluation of the saved program (not Core ML)"
+
+
+@pytest.mark.parametrize("name", ["onnx", "tflite"])
+def test_a_runtime_of_any_system_names_its_package(name):
+    assert BACKENDS[name].measurable
+    assert BACKENDS[name].evaluated_by == BACKENDS[name].package
+    require_measurable(Path(f"net{BACKENDS[name].suffix}"))
+
+
+def test_nothing_is_measured_by_a_reference(monkeypatch, tmp_path):
+    monkeypatch.setitem(BACKENDS, "mlpackage", replace(BACKENDS["mlpackage"], system="elsewhere"))
+    path = backend_module(Path("net.mlpackage")).warm_up_model(tmp_path)
+    session = open_artifact(path)
+    feeds = {spec.name: np.ones((64, 64), spec.dtype) for spec in session.inputs}
+    words = r"^warm-up\.mlpackage cannot be measured on this system: .* \(not Core ML\)$"
+    with pytest.raises(MeasureError, match=words):
+        require_measurable(path)
+    with pytest.raises(MeasureError, match=words):
+        measure_fresh(path, feeds)
+    with pytest.raises(MeasureError, match=words):
+        time_side_by_side(
+            {"one": Candidate(path)}, session.inputs, axis="batch", sizes=(1,), threads=1,
+            budget=QUICK, on_step=print,
+        )  # fmt: skip
