@@ -12,26 +12,37 @@ from numpy.typing import NDArray
 
 from devices.forms import choose_form
 from devices.options import NAIVE, Options
-from devices.source import Source
+from devices.source import Pixels, Source
 from devices.target import Target
 from export.audit import audit_file, enforce
 from export.errors import LoweringError, MissingExtraError, ParityError, UserError, WeightspaceError
+from export.lower.coreml import FORM as COREML_FORM
+from export.lower.coreml import CoremlOptions, ImageInput, write_mlpackage
 from export.lower.ort import write_form
 from export.lower.tflite import FORMS as TFLITE_FORMS
 from export.lower.tflite import write_tflite
 from export.manifest import sha256_of, versions
 from export.onnx_io import load_model, specs_of
-from export.parity import LIMITS, compare_outputs
+from export.parity import compare_outputs, limit_of
 from export.parity import enforce as enforce_parity
 from export.records import Artifact, Parity, TieMap
 from runtimes import BACKENDS, open_artifact
+from runtimes.session import Session
 from weightspace.data import Images
 
 # Where the naive export of a format stands, in the bundle where it is kept.
-NAIVE_PATHS = {"onnx": "naive/model.onnx", "tflite": "naive/model.tflite"}
-PRECISIONS = {"onnx": ("float32",), "tflite": ("float32", "float16")}
+NAIVE_PATHS = {
+    "onnx": "naive/model.onnx",
+    "tflite": "naive/model.tflite",
+    "mlpackage": "naive/model.mlpackage",
+}
+PRECISIONS = {
+    "onnx": ("float32",),
+    "tflite": ("float32", "float16"),
+    "mlpackage": ("float16", "float32"),
+}
 PRODUCERS = ("weightspace", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim")
-_ROWS_AT_ONCE = 250
+_ROWS_AT_ONCE = 50  # packages take no more than 64
 
 Step = Callable[[str], None]
 
@@ -76,6 +87,7 @@ class _Written:
     path: Path
     setting: str
     form: str
+    takes_pixels: bool = False
 
 
 def make_artifacts(work: Work, tell: Step) -> tuple[list[Made], list[str]]:
@@ -147,9 +159,34 @@ def _write_tflite(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
     yield _Written(naive, NAIVE, "the naive ONNX export lowered as it is: a buffer for each use")
 
 
+def _write_mlpackage(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
+    tell("lowering to mlpackage")
+    source = work.source
+    image = None
+    if source.pixels is not None:
+        name = work.canonical.graph.inputs[0].name or ""
+        image = ImageInput(name, source.pixels.scale, source.pixels.bias, source.pixels.colour)
+    described = CoremlOptions(
+        image=image,
+        class_labels=source.class_names,
+        author="weightspace",
+        licence=source.licence,
+        description=f"{source.name}: each shared weight is stored once",
+    )
+    setting = work.options.settings[0]
+    path = work.folder / "model.mlpackage"
+    write_mlpackage(work.canonical, path, precision, options=described)
+    yield _Written(path, setting, COREML_FORM, takes_pixels=image is not None)
+    naive = work.naive_folder / NAIVE_PATHS["mlpackage"]
+    naive.parent.mkdir(exist_ok=True)
+    write_mlpackage(load_model(work.naive), naive, precision)
+    yield _Written(naive, NAIVE, "the naive ONNX export lowered as it is: a constant for each use")
+
+
 _WRITERS: dict[str, Callable[[Work, str, Step], Iterator[_Written]]] = {
     "onnx": _write_onnx,
     "tflite": _write_tflite,
+    "mlpackage": _write_mlpackage,
 }
 
 
@@ -180,7 +217,7 @@ def _checked(
         audit = audit_file(one.path)
         if one.setting != NAIVE:
             enforce(audit, work.ties, unique_bytes)
-        files = sorted(one.path.parent.glob(f"{one.path.name}*"))
+        files = files_of(one.path)
         artifact = Artifact(
             path=one.path.name if one.setting != NAIVE else NAIVE_PATHS[name],
             format=name,
@@ -190,15 +227,19 @@ def _checked(
             weight_bytes=audit.weight_bytes,
             unique_bytes=unique_bytes,
             naive_bytes=naive_bytes,
-            sha256={file.name: sha256_of(file) for file in files},
+            sha256={
+                file.relative_to(one.path.parent).as_posix(): sha256_of(file) for file in files
+            },
             inputs=specs_of(work.canonical.graph.inputs),
             outputs=specs_of(work.canonical.graph.outputs),
             form=one.form,
             producer=versions(*PRODUCERS, BACKENDS[name].package),
         )
-        parity, accuracy = check(artifact, one.path, inputs, reference, work.source, words)
+        pixels = work.source.pixels if one.takes_pixels else None
+        given = _as_pixels(inputs, pixels) if pixels is not None else inputs
+        parity, accuracy = check(artifact, one.path, given, reference, work.source, words)
         if one.setting != NAIVE:
-            enforce_parity(parity, LIMITS[precision])
+            enforce_parity(parity, limit_of(name, precision))
         yield Made(replace(artifact, parity=parity), one.path, accuracy)
 
 
@@ -216,17 +257,19 @@ def check(
         ParityError: an output's shape differs, or is not finite.
     """
     session = open_artifact(path)
-    names = [spec.name for spec in artifact.inputs]
-    dynamic = all(isinstance(spec.shape[0], str) for spec in session.inputs if spec.shape)
-    step = _ROWS_AT_ONCE if dynamic else len(inputs[0])
+    names = [spec.name for spec in session.inputs]
+    wanted = [spec.name for spec in artifact.outputs]
+    count = _rows_at_once(session, len(inputs[0]))
     parts = []
-    for start in range(0, len(inputs[0]), step):
-        rows = slice(start, start + step) if dynamic else slice(None)
+    for start in range(0, len(inputs[0]), count):
+        rows = slice(start, start + count)
         feeds = dict(zip(names, (array[rows] for array in inputs), strict=True))
         outputs = session.run(feeds)
-        parts.append([outputs[spec.name] for spec in session.outputs])
+        kept = wanted if set(wanted) <= set(outputs) else [spec.name for spec in session.outputs]
+        parts.append([outputs[name] for name in kept])
     session.close()
-    found = [np.concatenate(part) if dynamic else part[0] for part in zip(*parts, strict=True)]
+    whole = count >= len(inputs[0])
+    found = [part[0] if whole else np.concatenate(part) for part in zip(*parts, strict=True)]
     if len(found) != len(reference):
         raise ParityError(
             f"{path.name} has {len(found)} outputs, the reference has {len(reference)}"
@@ -235,10 +278,31 @@ def check(
         reference,
         found,
         source=words,
-        evaluated_by=BACKENDS[artifact.format].package,
+        evaluated_by=BACKENDS[artifact.format].evaluated_by,
         classifier=source.classes is not None,
     )
     return parity, _accuracy(found, source.images)
+
+
+def _as_pixels(inputs: Sequence[NDArray[np.generic]], pixels: Pixels) -> list[NDArray[np.generic]]:
+    """Turn a model's input back into the pixels that it was made of."""
+    first = (np.asarray(inputs[0], np.float64) - pixels.bias) / pixels.scale
+    return [first.round().astype(np.float32), *inputs[1:]]
+
+
+def _rows_at_once(session: Session, samples: int) -> int:
+    """How many samples an artifact takes at once: all where its batch is fixed to them."""
+    batches = {spec.shape[0] for spec in session.inputs if spec.shape}
+    if all(isinstance(size, str) for size in batches):
+        return _ROWS_AT_ONCE
+    return 1 if batches == {1} else samples
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of an artifact: itself and its data, or all in its folder."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return sorted(path.parent.glob(f"{path.name}*"))
 
 
 def _accuracy(outputs: Sequence[NDArray[np.generic]], images: Images | None) -> float | None:

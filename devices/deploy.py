@@ -112,14 +112,18 @@ def make_report(work: Work, made: Sequence[Made], left_out: Sequence[str], tell:
     artifacts = [one.artifact for one in made]
     inputs = artifacts[0].inputs
     axis, sizes = axis_of(inputs)
-    candidates = {one.id: Candidate(one.path, one.artifact.session_options) for one in made}
+    candidates = {
+        one.id: Candidate(one.path, one.artifact.session_options)
+        for one in made
+        if BACKENDS[one.artifact.format].measurable
+    }
     sizes = work.options.sizes or sizes
     measured, environment = _measure(candidates, inputs, axis, sizes, work.options, tell, artifacts)
     variants = tuple(
         with_measurements(
             variant_of(
                 one.artifact, one.accuracy, one.path, work.folder,
-                BACKENDS[one.artifact.format].package,
+                BACKENDS[one.artifact.format].runtime,
             ),
             measured.get(one.id),
         )
@@ -153,7 +157,7 @@ def _measure(
     artifacts: Sequence[Artifact],
 ) -> tuple[dict[str, Measured], Environment]:
     runtimes = [BACKENDS[artifact.format].package for artifact in artifacts]
-    if not options.profile:
+    if not options.profile or not candidates:
         return {}, read_environment(*runtimes)
     swapped = swapped_bytes()
     measured = measure(
@@ -190,6 +194,8 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     _check_files(artifacts, folder)
     candidates: dict[str, Candidate] = {}
     for artifact in artifacts:
+        if not BACKENDS[artifact.format].measurable:
+            continue
         naive = folder / NAIVE_PATHS[artifact.format]
         if naive.is_file():
             candidates.setdefault(f"{artifact.format} {NAIVE}", Candidate(naive))

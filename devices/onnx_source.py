@@ -31,6 +31,9 @@ class OnnxSource:
     path: Path
     classes: int | None = None
     images: Images | None = None
+    class_names: None = None
+    pixels: None = None
+    licence: str = ""
 
     @property
     def name(self) -> str:

@@ -28,11 +28,20 @@ from export.records import TieMap
 from export.ties import tie_map
 from weightspace import zoo
 from weightspace.checkpoint import CheckpointError, load_checkpoint, read_metadata
-from weightspace.data import Images, load_slice, preprocess
+from weightspace.data import CLASS_NAMES, MEAN, STD, Images, load_slice, preprocess
 from weightspace.models import MODELS
 from weightspace.models.spec import ModelSpec
 
 BATCH, SEQUENCE = "batch", "sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """How a model's input is made of pixels from 0 to 255: ``pixel * scale + bias``."""
+
+    scale: float
+    bias: float
+    colour: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,9 @@ class TorchSource:
         classes: number of classes of a classifier; None otherwise.
         images: labelled samples that the model was made for, if any.
         checkpoint_bytes: size of the checkpoint file; None without one.
+        class_names: of a classifier, in order; None where they are not known.
+        pixels: how the first input is made of pixels; None where it is no image.
+        licence: of the weights; empty where it is not known.
     """
 
     name: str
@@ -57,6 +69,9 @@ class TorchSource:
     classes: int | None = None
     images: Images | None = None
     checkpoint_bytes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    pixels: Pixels | None = None
+    licence: str = ""
 
     @property
     def pipeline(self) -> str:
@@ -167,6 +182,9 @@ def _from_spec(spec: ModelSpec, checkpoint: Path | None, origin: str) -> TorchSo
         classes=spec.classes,
         images=load_slice() if small else None,
         checkpoint_bytes=checkpoint.stat().st_size if checkpoint is not None else None,
+        class_names=CLASS_NAMES if small else None,
+        pixels=Pixels(1 / (255 * STD), -MEAN / STD, "GRAYSCALE") if small else None,
+        licence="Apache-2.0" if small else "",
     )
 
 

@@ -20,7 +20,8 @@ from export.errors import BadFileError, UnknownNameError, UserError
 
 TARGETS_FOLDER = Path(__file__).parent / "targets"
 
-AVAILABLE_FORMATS: tuple[str, ...] = ("onnx", "tflite")  # what this version can write; one place
+# What this version can write; one place.
+AVAILABLE_FORMATS: tuple[str, ...] = ("onnx", "tflite", "mlpackage")
 
 Kind = Literal["datasheet", "measured", "derived", "reported"]
 Arch = Literal["aarch64", "x86_64"]

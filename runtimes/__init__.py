@@ -41,6 +41,11 @@ class Backend:
         return self.system is None or sys.platform == self.system
 
     @property
+    def runtime(self) -> str:
+        """What runs an artifact on its target, as reports name it."""
+        return "Core ML" if self.format == "mlpackage" else self.package
+
+    @property
     def evaluated_by(self) -> str:
         """What runs an artifact here, as a record of parity names it."""
         module = importlib.import_module(self.module_here)

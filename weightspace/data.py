@@ -17,7 +17,11 @@ SLICE = Path(__file__).parent / "zoo" / "fashion-mnist-test-1000.npz"
 
 # Mean and standard deviation of the 60,000 training images, pixels in 0..1.
 MEAN, STD = 0.2860, 0.3530
-CLASSES = 10
+CLASS_NAMES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+    "Ankle boot",
+)  # fmt: skip
+CLASSES = len(CLASS_NAMES)
 
 _UNSIGNED_BYTE = 0x08
 _MOST_BYTES = 1 << 28  # the largest file unpacks to 47 MB

@@ -113,6 +113,8 @@ def measured_for_target(report: Report) -> bool:
 
 def measured_words(report: Report) -> str:
     """Say which machine was measured, and that it is not the target where it is not."""
+    if not any(v.latency_ms_by_size or v.memory for v in report.variants):
+        return "Latency and memory: not measured."
     where = f"Latency and memory: measured on {report.measured_on}, {_threads(report)}"
     if measured_for_target(report):
         return f"{where}."

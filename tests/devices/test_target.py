@@ -184,7 +184,7 @@ def test_the_first_available_format_is_taken():
 
 @pytest.mark.parametrize(
     ("name", "needed"),
-    [("iphone", "mlpackage"), ("jetson", "tensorrt")],
+    [("jetson", "tensorrt"), ("jetson-thor", "tensorrt")],
 )
 def test_a_target_without_a_format_says_which_ones_have(name, needed):
     with pytest.raises(UserError) as caught:

@@ -25,7 +25,9 @@ from export.lower.coreml.options import (
 from export.lower.coreml.package import write_package
 from export.passes import run_pipeline
 
-__all__ = ["CoremlOptions", "ImageInput", "Range", "write_mlpackage"]
+FORM = "linear and matmul, conv and conv_transpose on one constant"
+
+__all__ = ["FORM", "CoremlOptions", "ImageInput", "Range", "write_mlpackage"]
 
 
 def write_mlpackage(

@@ -31,10 +31,10 @@ from export.lower.coreml.lowering import (
 )
 from export.lower.coreml.ops import OPERATORS
 from export.lower.coreml.options import CoremlOptions, ImageInput
-from export.lower.coreml.problems import listing, title
 from export.lower.coreml.readings import read_differently
-from export.lower.tflite.probe import Probed, evaluate, probe
-from export.lower.tflite.sizes import in_file, is_static
+from export.lower.probe import Probed, evaluate, probe
+from export.lower.problems import listing, title
+from export.lower.sizes import in_file, is_static
 
 _OLDEST_OPSET = 13
 _MAX_FOLDED_ELEMENTS = 4096
@@ -213,7 +213,7 @@ def _lower_nodes(low: Lowering, probed: Probed, model: ir.Model) -> None:
             problems.append(f"{title(node)}: {reason}")
             _stand_in(low, node)
     if problems:
-        raise LoweringError(listing(problems))
+        raise LoweringError(listing(problems, "Core ML"))
 
 
 def _hold_known(low: Lowering, probed: Probed, node: ir.Node) -> bool:

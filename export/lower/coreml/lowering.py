@@ -12,9 +12,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.lower.tflite.lowering import Node, Unsupported
-from export.lower.tflite.probe import Probed
-from export.lower.tflite.sizes import Dim, Shape, Size, in_file, is_static, signature
+from export.lower.node import Node, Unsupported
+from export.lower.probe import Probed
+from export.lower.sizes import Dim, Shape, Size, in_file, is_static, signature
 
 Array = NDArray[np.generic]
 Var: TypeAlias = Any  # coremltools' value of a program

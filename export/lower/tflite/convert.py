@@ -9,6 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import LoweringError
+from export.lower.probe import Probed, evaluate, probe
+from export.lower.problems import listing, title
+from export.lower.sizes import in_file, is_static
 from export.lower.tflite.graph import Graph, Tensor
 from export.lower.tflite.layout import plain
 from export.lower.tflite.lowering import (
@@ -21,11 +24,8 @@ from export.lower.tflite.lowering import (
     Unsupported,
 )
 from export.lower.tflite.ops import OPERATORS
-from export.lower.tflite.probe import Probed, evaluate, probe
-from export.lower.tflite.sizes import in_file, is_static
 
 _INPUT_TYPES = (np.dtype("float32"), INT32, INT64, BOOL, np.dtype("uint8"), np.dtype("int8"))
-_MAX_LISTED = 20
 _OLDEST_OPSET = 13
 _MAX_FOLDED_ELEMENTS = 4096
 
@@ -57,7 +57,7 @@ def convert(model: ir.Model, *, memory_first: bool = False) -> Graph:
             low.where = wrapped.name
             lower(low, wrapped)
         except Unsupported as reason:
-            problems.append(f"{_title(node)}: {reason}")
+            problems.append(f"{title(node)}: {reason}")
             _stand_in(low, node)
     for value in model.graph.outputs:
         try:
@@ -65,7 +65,7 @@ def convert(model: ir.Model, *, memory_first: bool = False) -> Graph:
         except Unsupported as reason:
             problems.append(f"output {value.name!r}: {reason}")
     if problems:
-        raise LoweringError(_listing(problems))
+        raise LoweringError(listing(problems, "TFLite"))
     graph.remove_unread()
     return graph
 
@@ -167,39 +167,6 @@ def _add_output(low: Lowering, value: ir.Value) -> None:
         low.where = value.name or "output"
         tensor = low.copied(tensor)
     low.graph.outputs.append((value.name or "", tensor))
-
-
-# ---- what is said of a node that cannot be lowered --------------------------------------------
-
-
-def _title(node: ir.Node) -> str:
-    part = _part_of(node)
-    where = f" near {part!r}" if part else ""
-    return f"{node.domain + '.' if node.domain else ''}{node.op_type} {node.name!r}{where}"
-
-
-def _part_of(node: ir.Node) -> str:
-    """The part of the model a node belongs to: that of the nearest weight before it."""
-    queue, seen = [node], {id(node)}
-    while queue:
-        current = queue.pop(0)
-        for value in current.inputs:
-            if value is None:
-                continue
-            if value.is_initializer() and "." in (value.name or ""):
-                return (value.name or "").rpartition(".")[0]
-            maker = value.producer()
-            if maker is not None and id(maker) not in seen:
-                seen.add(id(maker))
-                queue.append(maker)
-    return ""
-
-
-def _listing(problems: list[str]) -> str:
-    shown = problems[:_MAX_LISTED]
-    more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
-    count = f"{len(problems)} nodes have" if len(problems) > 1 else "1 node has"
-    return f"{count} no TFLite form: {'; '.join(shown)}{more}"
 
 
 # ---- which matrices are read both straight and transposed -------------------------------------

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import LoweringError, MissingExtraError, OutputError
+from export.lower.sizes import in_file, is_static, signature
 from export.lower.tflite.graph import Graph, Operator, Tensor
-from export.lower.tflite.sizes import in_file, is_static, signature
 from export.onnx_io import reason_of
 
 IDENTIFIER = b"TFL3"

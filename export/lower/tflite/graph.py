@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.lower.tflite.sizes import Shape
+from export.lower.sizes import Shape
 
 
 @dataclass(eq=False, slots=True)

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from export.lower.tflite.sizes import Shape, Size, largest
+from export.lower.sizes import Shape, Size, largest
 
 Layout = tuple[int, ...]
 Array: TypeAlias = NDArray[np.generic]

@@ -10,18 +10,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from export.lower.node import Node, Unsupported
+from export.lower.probe import Probed
+from export.lower.sizes import Dim, Shape, Size, in_file, is_static, signature
 from export.lower.tflite.graph import Graph, Tensor
 from export.lower.tflite.kernels import objection
 from export.lower.tflite.layout import Layout, between, moves_data, plain, rearranged, stored
-from export.lower.tflite.probe import Probed
-from export.lower.tflite.sizes import Dim, Shape, Size, in_file, is_static, signature
+
+__all__ = ["Constant", "Lowering", "Node", "Placed", "Unsupported"]
 
 Array = NDArray[np.generic]
 FLOAT, INT32, INT64, BOOL = (np.dtype(name) for name in ("float32", "int32", "int64", "bool"))
-
-
-class Unsupported(Exception):
-    """What TFLite, or this lowering, cannot express; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,54 +45,6 @@ class Placed:
 
     tensor: Tensor
     layout: Layout
-
-
-class Node:
-    """An ONNX node with its attributes' defaults at hand."""
-
-    def __init__(self, node: ir.Node) -> None:
-        self.ir = node
-        self.kind = node.op_type
-        self.name = node.name or (node.outputs[0].name or node.op_type)
-        self.inputs = [v if v is not None and v.name else None for v in node.inputs]
-        self.outputs = list(node.outputs)
-
-    def input(self, place: int) -> ir.Value | None:
-        """An optional input."""
-        return self.inputs[place] if place < len(self.inputs) else None
-
-    def required(self, place: int) -> ir.Value:
-        """An input that the operator cannot do without."""
-        value = self.input(place)
-        if value is None:
-            raise Unsupported(f"input {place} is missing")
-        return value
-
-    def integer(self, name: str, default: int) -> int:
-        """An integer attribute."""
-        attribute = self.ir.attributes.get(name)
-        return default if attribute is None else attribute.as_int()
-
-    def number(self, name: str, default: float) -> float:
-        """A float attribute."""
-        attribute = self.ir.attributes.get(name)
-        return default if attribute is None else attribute.as_float()
-
-    def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
-        """An attribute that is a list of integers."""
-        attribute = self.ir.attributes.get(name)
-        return tuple(default if attribute is None else attribute.as_ints())
-
-    def is_read(self, place: int) -> bool:
-        """Whether anything reads an output, or it is one of the graph's."""
-        if place >= len(self.outputs):
-            return False
-        return bool(self.outputs[place].uses()) or self.outputs[place].is_graph_output()
-
-    def text(self, name: str, default: str) -> str:
-        """A text attribute."""
-        attribute = self.ir.attributes.get(name)
-        return default if attribute is None else attribute.as_string()
 
 
 class Lowering:

@@ -6,8 +6,8 @@ import onnx_ir as ir
 import pytest
 
 from export.errors import LoweringError
-from export.lower.tflite.probe import probe
-from export.lower.tflite.sizes import Dim, in_file, signature
+from export.lower.probe import probe
+from export.lower.sizes import Dim, in_file, signature
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]> '
 

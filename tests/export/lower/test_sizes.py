@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.lower.tflite.sizes import (
+from export.lower.sizes import (
     Dim,
     broadcast,
     in_file,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.lower.coreml.lowering import BOOL, INT32, Lowering, Node, Unsupported, Var
-from export.lower.tflite.sizes import broadcast
+from export.lower.sizes import broadcast
 
 # ONNX operators that are one of Core ML with one input, which is a floating point number.
 UNARY = {

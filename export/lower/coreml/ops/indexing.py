@@ -20,7 +20,7 @@ from export.lower.coreml.lowering import (
     Unsupported,
     Var,
 )
-from export.lower.tflite.sizes import Size
+from export.lower.sizes import Size
 
 _MODES = {"none": "update", "add": "add", "mul": "mul", "max": "max", "min": "min"}
 _VIEWS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Expand")

@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from export.lower.coreml.lowering import Constant, Lowering, Node, Unsupported, Var
-from export.lower.tflite.sizes import Shape
+from export.lower.sizes import Shape
 
 _MOST_AXES_OF_LINEAR = 3
 

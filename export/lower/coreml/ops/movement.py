@@ -18,7 +18,7 @@ from export.lower.coreml.lowering import (
     Unsupported,
     Var,
 )
-from export.lower.tflite.sizes import Dim, Shape, Size, is_static, product
+from export.lower.sizes import Dim, Shape, Size, is_static, product
 
 _FAR = 2**31  # ONNX writes "to the end" as a number beyond any size
 

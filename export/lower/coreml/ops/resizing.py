@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.lower.coreml.lowering import Lowering, Node, Unsupported, Var
-from export.lower.tflite.ops.resizing import _matrix as onnx_matrix
+from export.lower.resize_axis import axis_matrix
 
 _TOLERANCE = 1e-6
 _MODES = ("UNALIGN_CORNERS", "STRICT_ALIGN_CORNERS", "DEFAULT")
@@ -28,8 +28,7 @@ def resize(low: Lowering, node: Node) -> None:
         raise Unsupported("a resize of images whose size varies, or of other than 4 axes")
     if before[1] != after[1]:
         raise Unsupported("a resize of channels")
-    high = onnx_matrix(node, int(str(before[2])), int(str(after[2])))
-    wide = onnx_matrix(node, int(str(before[3])), int(str(after[3])))
+    high, wide = (axis_matrix(low, node, axis) for axis in (2, 3))
     x = low.var(value)
     if _is_repeat(high) and _is_repeat(wide):
         low.place(output, _repeated(low, x, high, wide))

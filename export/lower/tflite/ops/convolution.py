@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from export.lower.sizes import Shape, Size
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import channels_last, stored
 from export.lower.tflite.lowering import Constant, Lowering, Node, Unsupported
 from export.lower.tflite.ops.linear import rows_times_weight
-from export.lower.tflite.sizes import Shape, Size
 
 SAME, VALID = 0, 1
 _PLANE = 4  # rank of a batch of images

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from export.lower.sizes import broadcast
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout, moves_data, plain, stored
 from export.lower.tflite.lowering import (
@@ -21,7 +22,6 @@ from export.lower.tflite.lowering import (
     Node,
     Unsupported,
 )
-from export.lower.tflite.sizes import broadcast
 
 # ONNX operators that are one TFLite operator with one input.
 UNARY = {

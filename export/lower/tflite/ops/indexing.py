@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from export.lower.sizes import Size, in_file, is_static
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout
 from export.lower.tflite.lowering import (
@@ -21,7 +22,6 @@ from export.lower.tflite.lowering import (
     Unsupported,
 )
 from export.lower.tflite.ops.reduction import drop
-from export.lower.tflite.sizes import Size, in_file, is_static
 
 
 def gather(low: Lowering, node: Node) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from export.lower.sizes import Shape, broadcast, product
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout, plain
 from export.lower.tflite.lowering import Constant, Lowering, Node, Unsupported
-from export.lower.tflite.sizes import Shape, broadcast, product
 
 # Smaller matrices cost more in transposes than their packed copies take.
 _LEFT_FROM_BYTES = 16 * 1024

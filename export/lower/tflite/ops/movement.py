@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from export.lower.sizes import Dim, Size, is_static, sum_of
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import plain, reshaped, stored
 from export.lower.tflite.lowering import (
@@ -19,7 +20,6 @@ from export.lower.tflite.lowering import (
     Unsupported,
 )
 from export.lower.tflite.ops.convolution import split as split_tensor
-from export.lower.tflite.sizes import Dim, Size, is_static, sum_of
 
 _MOST_JOINED = 5  # XNNPACK joins no more at once
 _FAR = 2**31 - 1  # ONNX writes "to the end" as a number beyond any size

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from export.lower.sizes import Size
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout, plain
 from export.lower.tflite.lowering import Constant, Lowering, Node, Unsupported
 from export.lower.tflite.ops.elementwise import aligned
-from export.lower.tflite.sizes import Size
 
 _TINY = float(np.finfo(np.float32).tiny)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.lower.sizes import Size
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.lowering import Lowering, Node, Unsupported
 from export.lower.tflite.ops.convolution import (
@@ -19,7 +20,6 @@ from export.lower.tflite.ops.convolution import (
     place_image,
     window_of,
 )
-from export.lower.tflite.sizes import Size
 
 _LOWEST = float(np.finfo(np.float32).min)
 

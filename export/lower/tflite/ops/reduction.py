@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from export.lower.sizes import Shape
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout, plain
 from export.lower.tflite.lowering import (
@@ -18,7 +19,6 @@ from export.lower.tflite.lowering import (
     Node,
     Unsupported,
 )
-from export.lower.tflite.sizes import Shape
 
 _KINDS = {
     "ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MAX",

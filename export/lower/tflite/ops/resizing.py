@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
+from export.lower.resize_axis import axis_matrix
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.lowering import Lowering, Node, Unsupported
 
@@ -28,10 +28,7 @@ def resize(low: Lowering, node: Node) -> None:
         raise Unsupported("a resize of images whose size varies, or of other than 4 axes")
     if before[:2] != after[:2]:
         raise Unsupported("a resize of the batch or of channels")
-    high, wide = (
-        _matrix(node, int(str(before[axis])), int(str(after[axis])), _scale(low, node, axis))
-        for axis in (2, 3)
-    )
+    high, wide = (axis_matrix(low, node, axis) for axis in (2, 3))
     x = low.tensor(value, _CHANNELS_LAST)
     shape = (x.shape[0], after[2], after[3], x.shape[3])
     for kind, corners, centres in _SETTINGS:
@@ -58,96 +55,6 @@ _SETTINGS = (
     ("RESIZE_BILINEAR", True, False),
     ("RESIZE_BILINEAR", False, False),
 )
-
-
-def _scale(low: Lowering, node: Node, axis: int) -> float | None:
-    """The scale that is given for an axis; None where its size is given."""
-    if node.input(2) is None or low.shape(node.required(2)) == (0,):
-        return None
-    scales = low.constant(node.required(2))
-    if scales is None:
-        raise Unsupported("scales that are computed while the model runs")
-    axes = [a % 4 for a in node.integers("axes", range(4))]
-    return float(scales[axes.index(axis)]) if axis in axes else 1.0
-
-
-def _matrix(node: Node, before: int, after: int, scale: float | None) -> NDArray[np.float64]:
-    """The matrix ``(after, before)`` that ONNX's Resize applies to an axis.
-
-    A scale that is given is not the ratio of the sizes, which are whole.
-    """
-    if before == after and scale in (None, 1.0):
-        return np.eye(before)
-    mode = node.text("coordinate_transformation_mode", "half_pixel")
-    if node.text("mode", "nearest") == "nearest":
-        places = np.clip(_nearest(node, mode, before, after, scale), 0, before - 1)
-        return np.eye(before)[places]
-    if mode == "tf_crop_and_resize":
-        raise Unsupported("tf_crop_and_resize")
-    if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise Unsupported("keep_aspect_ratio_policy; give scales or both sizes")
-    kept = {
-        name: node.ir.attributes[name].value
-        for name in (
-            "coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside",
-            "extrapolation_value", "mode", "nearest_mode", "antialias",
-        )
-        if name in node.ir.attributes
-    }  # fmt: skip
-    if mode == "pytorch_half_pixel" and after == 1:  # the one place is 0; the reference says -0.5
-        kept["coordinate_transformation_mode"] = "asymmetric"
-    inputs = ["x", "", "", "how"] if scale is None else ["x", "", "how"]
-    how, kind = (
-        (np.asarray([after]), onnx.TensorProto.INT64) if scale is None
-        else (np.asarray([scale], np.float32), onnx.TensorProto.FLOAT)
-    )  # fmt: skip
-    one = onnx.helper.make_node("Resize", inputs, ["y"], axes=[1], **kept)
-    graph = onnx.helper.make_graph(
-        [one], "resize",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [before, before]),
-         onnx.helper.make_tensor_value_info("how", kind, [1])],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
-    )  # fmt: skip
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)])
-    from onnx.reference import ReferenceEvaluator
-
-    feeds = {"x": np.eye(before, dtype=np.float32), "how": how}
-    matrix = np.asarray(ReferenceEvaluator(model).run(None, feeds)[0], np.float64).T
-    if matrix.shape != (after, before):
-        raise Unsupported(f"a resize of {before} to {after} by {scale}")
-    return matrix
-
-
-def _nearest(
-    node: Node, mode: str, before: int, after: int, scale: float | None
-) -> NDArray[np.int64]:
-    """The place that each element is taken from, in float32 as ONNX Runtime finds it.
-
-    Halves are common, and so it matters how they come about.
-    """
-    one, half = np.float32(1), np.float32(0.5)
-    ratio = np.float32(after) / np.float32(before) if scale is None else np.float32(scale)
-    number = np.arange(after, dtype=np.float32)
-    centred = (number + half) / ratio - half
-    exact: NDArray[np.float32]
-    if mode == "half_pixel":
-        exact = centred
-    elif mode == "pytorch_half_pixel":
-        exact = centred if after > 1 else number * 0
-    elif mode == "asymmetric":
-        exact = number / ratio
-    elif mode == "align_corners":
-        exact = number * np.float32(before - 1) / np.float32(max(after - 1, 1))
-    elif mode == "half_pixel_symmetric":
-        adjusted = np.float32(after) / (ratio * np.float32(before))
-        exact = np.float32(before) / 2 * (one - adjusted) + centred
-    else:
-        raise Unsupported(f"places by {mode!r}")
-    rounded = {
-        "round_prefer_floor": np.ceil(exact - half), "round_prefer_ceil": np.floor(exact + half),
-        "floor": np.floor(exact), "ceil": np.ceil(exact),
-    }  # fmt: skip
-    return np.asarray(rounded[node.text("nearest_mode", "round_prefer_floor")], np.int64)
 
 
 def _tflite_matrix(

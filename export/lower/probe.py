@@ -19,8 +19,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from export.errors import LoweringError
-from export.lower.tflite.fits import misfit
-from export.lower.tflite.sizes import Shape, Size, size_of
+from export.lower.fits import misfit
+from export.lower.sizes import Shape, Size, size_of
 
 # Sizes for the first trial, which the file states; the next is tried where the model cannot take
 # one, such as an image of one pixel.

@@ -1,4 +1,4 @@
-"""What is said of nodes that have no form in Core ML."""
+"""What is said of nodes that have no form in a backend."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def _part_of(node: ir.Node) -> str:
     return ""
 
 
-def listing(problems: Sequence[str]) -> str:
+def listing(problems: Sequence[str], backend: str) -> str:
     """All problems in one line."""
     shown = problems[:_MAX_LISTED]
     more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
     count = f"{len(problems)} nodes have" if len(problems) > 1 else "1 node has"
-    return f"{count} no Core ML form: {'; '.join(shown)}{more}"
+    return f"{count} no {backend} form: {'; '.join(shown)}{more}"
