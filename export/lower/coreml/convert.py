@@ -29,7 +29,9 @@ from export.lower.coreml.lowering import (
     Unsupported,
     Var,
 )
+from export.lower.coreml.norms import find_norms
 from export.lower.coreml.ops import OPERATORS
+from export.lower.coreml.ops.normalization import written_out
 from export.lower.coreml.options import CoremlOptions, ImageInput
 from export.lower.coreml.readings import read_differently
 from export.lower.probe import Probed, evaluate, probe
@@ -144,16 +146,17 @@ def _hold_inputs(
         var = given[names[value.name or ""]]
         low.know_axes(var, low.shape(value))
         low.where = value.name or "input"
+        var = low.cast(var, low.dtype(value))
         if image is not None and image.name == value.name:
             var = _scaled(low, var, image)
-        low.place(value, low.cast(var, low.dtype(value)))
+        low.place(value, var)
     for value in graph.initializers.values():
         assert value.const_value is not None
         low.hold_weight(value, value.const_value.numpy())
 
 
 def _scaled(low: Lowering, var: Var, image: ImageInput) -> Var:
-    """Pixels times scale plus bias, in float32: a pixel times a small scale is below float16."""
+    """Pixels times scale plus bias."""
     for kind, numbers, neutral in (("mul", image.scale, 1.0), ("add", image.bias, 0.0)):
         vector = np.asarray(numbers, FLOAT32).reshape(-1)
         if vector.size not in (1, var.shape[1]):
@@ -161,8 +164,7 @@ def _scaled(low: Lowering, var: Var, image: ImageInput) -> Var:
                 f"{vector.size} numbers for the {var.shape[1]} channels of {image.name!r}"
             )
         if (vector != neutral).any():
-            constant = low.emit("const", val=vector.reshape(1, -1, 1, 1))
-            var = low.emit(kind, x=var, y=constant)
+            var = low.emit(kind, x=var, y=low.const(vector.reshape(1, -1, 1, 1), kind))
     return var
 
 
@@ -197,18 +199,20 @@ def _probabilities(low: Lowering, graph: ir.Graph, name: str, labels: int) -> Va
 
 def _lower_nodes(low: Lowering, probed: Probed, model: ir.Model) -> None:
     problems: list[str] = []
+    norms = find_norms(model.graph, {name: len(shape) for name, shape in probed.shapes.items()})
     for node in model.graph:
         if all(low.is_held(output) for output in node.outputs if output.name):
             continue  # lowered with the node before it
         if _hold_known(low, probed, node) or _fold(low, node, model.opset_imports):
             continue
         try:
+            wrapped = Node(node)
+            low.where = wrapped.name
             lower = OPERATORS.get(node.op_type) if node.domain == "" else None
             if lower is None:
                 raise Unsupported("no such operator")
-            wrapped = Node(node)
-            low.where = wrapped.name
-            lower(low, wrapped)
+            if not (node in norms and written_out(low, wrapped, norms[node])):
+                lower(low, wrapped)
         except Unsupported as reason:
             problems.append(f"{title(node)}: {reason}")
             _stand_in(low, node)

@@ -195,9 +195,13 @@ class Lowering:
             self._constants[key] = self.builder.const(val=value, name=self.unique(name))
         return self._constants[key]
 
+    def is_const(self, constant: Constant) -> bool:
+        """Whether a constant of ONNX is one of the program, not computed from a shared one."""
+        return not (constant.steps and self.keeps_axes(constant))
+
     def const_of(self, constant: Constant) -> Var:
         """The constant of the program for one of ONNX, through its views where it is shared."""
-        if not (constant.steps and self.keeps_axes(constant)):
+        if self.is_const(constant):
             return self.const(constant.array, constant.name)
         var = self.const(self._bases[constant.origin], constant.origin)
         for kind, numbers in constant.steps:

@@ -219,6 +219,54 @@ def test_weights_beyond_float16_become_its_largest_number(tmp_path):
     np.testing.assert_array_equal(stored.reshape(4, 3).T[0], [65504, -65504, 1, 65504])
 
 
+WRITTEN_OUT = (
+    "g (float[b, s, 12] x) => (float[b, s, 12] y) {"
+    " m = ReduceMean<keepdims=1>(x, last) d = Sub(x, m) q = Pow(d, two)"
+    " v = ReduceMean<keepdims=1>(q, last) e = Add(v, eps) r = Sqrt(e) n = Div(d, r)"
+    " w = Mul(n, g) y = Add(w, h) }"
+)
+NORM = {
+    "last": ints(-1), "two": np.float32(2), "eps": np.float32(1e-12), "g": normal(12),
+    "h": normal(12),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WRITTEN_OUT,
+        WRITTEN_OUT.replace("Pow(d, two)", "Mul(d, d)").replace("Add(v, eps)", "Add(eps, v)"),
+        WRITTEN_OUT.replace(" w = Mul(n, g) y = Add(w, h)", " y = Identity(n)"),
+        WRITTEN_OUT.replace("y = Add(w, h)", "y = Identity(w)"),
+    ],
+)
+def test_a_norm_that_is_written_out_is_one_operator(text, tmp_path):
+    model = parsed(text, **NORM)
+    feeds = {"x": 1000 * normal(2, 3, 12)}  # whose squares are beyond float16
+    path = tmp_path / "norm.mlpackage"
+    (wanted,) = with_onnx_runtime(model, feeds).values()
+    (found,) = with_core_ml(model, feeds, path, "float16").values()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-2)
+    assert set(operators_of(path)) == {"const", "cast", "layer_norm"}
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("Sub(x, m)", "Sub(m, x)"), ("Pow(d, two)", "Mul(d, x)"), ("Div(d, r)", "Div(x, r)"),
+        ("ReduceMean<keepdims=1>(q, last)", "ReduceMean<keepdims=1>(q, first)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_norm_is_not_taken_for_one(part, other, tmp_path):
+    model = parsed(WRITTEN_OUT.replace(part, other), **NORM, first=ints(1))
+    feeds = {"x": 3 + abs(normal(2, 3, 12))}
+    path = tmp_path / "norm.mlpackage"
+    (wanted,) = with_onnx_runtime(model, feeds).values()
+    (found,) = with_core_ml(model, feeds, path, "float32").values()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    assert "layer_norm" not in operators_of(path)
+
+
 # ---- metadata ---------------------------------------------------------------------------------
 
 IMAGE = (

@@ -23,7 +23,7 @@ def conv(low: Lowering, node: Node) -> None:
     given = _bias(low, node)
     swap = (*SWAPPED, *range(2, axes + 2))
     base = weight.transposed(swap)
-    if low.keeps_axes(weight) and weight.steps and not base.steps and _is_pointwise(node, weight):
+    if not low.is_const(weight) and low.is_const(base) and _is_pointwise(node, weight):
         stored = low.const_of(base)
         found = low.emit("conv_transpose", x=x, weight=stored, pad_type="valid", **given)
     else:
@@ -80,6 +80,8 @@ def conv_transpose(low: Lowering, node: Node) -> None:
         pads[axis + axes] -= more
     if min(pads) < 0:
         raise Unsupported("output_padding that reaches beyond the padding")
+    if not low.is_const(weight):
+        raise Unsupported("a filter that is a view of a shared weight; conv_transpose wants it so")
     given: dict[str, Any] = {"pad_type": "valid"}
     if any(pads):
         given = {"pad_type": "custom", "pad": interleaved(pads)}

@@ -37,8 +37,7 @@ def times_weight(
     if x.rank is not None and weight.array.shape[0] != x.shape[-1] and isinstance(x.shape[-1], int):
         raise Unsupported(f"a product of {tuple(x.shape)} and {weight.array.shape}")
     turned = weight.transposed((1, 0))  # as linear wants it
-    straight = low.keeps_axes(weight) and bool(turned.steps)
-    if straight:
+    if not low.is_const(turned):
         found = low.emit("matmul", x=x, y=low.const_of(weight))
     elif bias is not None and x.rank <= _MOST_AXES_OF_LINEAR and scale == 1:
         return low.emit("linear", x=x, weight=low.const_of(turned), bias=_vector(low, bias))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from export.lower.coreml.lowering import Array, Lowering, Node, Unsupported, Var
+from export.lower.coreml.norms import Norm
 
 
 def layer_norm(low: Lowering, node: Node) -> None:
@@ -25,8 +26,22 @@ def layer_norm(low: Lowering, node: Node) -> None:
         constant = low.weight(node.input(place), "a scale or bias")
         if list(constant.array.shape) != sizes:
             raise Unsupported(f"a scale of {constant.array.shape} for axes of {sizes}")
-        given[name] = low.const_of(constant)
+        given[name] = low.const(constant.array, constant.name)
     low.place(node.outputs[0], low.emit("layer_norm", x=low.var(value), **given))
+
+
+def written_out(low: Lowering, node: Node, norm: Norm) -> bool:
+    """The last node of a layer norm that is written out; the others have no readers then."""
+    size = low.shape(norm.source)[-1]
+    given: dict[str, Any] = {"axes": [-1], "epsilon": low.epsilon(norm.epsilon)}
+    for name, value in (("gamma", norm.scale), ("beta", norm.offset)):
+        if value is not None:
+            held = low.weight(value, "a scale or bias")
+            if held.array.shape != (size,):
+                return False
+            given[name] = low.const(held.array, held.name)
+    low.place(node.outputs[0], low.emit("layer_norm", x=low.var(norm.source), **given))
+    return True
 
 
 def batch_norm(low: Lowering, node: Node) -> None:
@@ -56,7 +71,8 @@ def _by_channel(low: Lowering, x: Var, steps: Sequence[tuple[str, Array]], name:
 def instance_norm(low: Lowering, node: Node) -> None:
     """InstanceNormalization: over the image, for each channel."""
     x = low.var(node.required(0))
-    gamma, beta = (low.const_of(low.weight(node.required(i), "a scale")) for i in (1, 2))
+    scale, offset = (low.weight(node.required(place), "a scale") for place in (1, 2))
+    gamma, beta = (low.const(one.array, one.name) for one in (scale, offset))
     epsilon = low.epsilon(node.number("epsilon", 1e-5))
     found = low.emit("instance_norm", x=x, gamma=gamma, beta=beta, epsilon=epsilon)
     low.place(node.outputs[0], found)
