@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,37 @@ def test_a_trained_model_arrives_on_android_at_one_copy(name, precision, tmp_pat
     (entry, _) = done.manifest["artifacts"]
     assert list(entry["inputs"][0]["shape"]) == ["batch", 1, 28, 28]
     assert "ai-edge-litert" in entry["producer"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML itself is measured here")
+def test_a_trained_model_arrives_on_an_iphone_at_one_copy(name, precision, tmp_path):
+    options = replace(BRIEFLY, precision=precision)
+    done = deploy(name, find_target("iphone"), tmp_path / "out", options)
+    tied = bool(done.report.ties.ties)
+    naive, variant = done.report.variants
+    assert {v.format for v in done.report.variants} == {"mlpackage"}
+    assert (naive.ratio > 1.1) == tied
+    assert variant.precision == precision
+    assert variant.ratio <= LIMIT
+    assert variant.parity.max_rel <= {"float32": 1e-4, "float16": 2e-2}[precision]
+    assert variant.parity.top1_agreement >= {"float32": 1.0, "float16": 0.995}[precision]
+    assert variant.parity.inputs == 1000
+    assert "not Core ML" in variant.parity.reference
+    # Nothing is timed here, whatever was asked: Core ML is not on this system.
+    assert not variant.latency_ms_by_size
+    assert variant.memory is None
+    assert done.manifest["profile"] == []
+    package = tmp_path / "out" / variant.path
+    assert audit_file(package).duplicates == ()
+    (entry,) = done.manifest["artifacts"]
+    assert "model.mlpackage/Manifest.json" in entry["sha256"]
+    again = profile(tmp_path / "out", BRIEFLY)
+    assert again.manifest["profile"] == []
+    (package / "Data/com.apple.CoreML/weights/weight.bin").write_bytes(b"cut")
+    with pytest.raises(BadFileError, match="sha256 differs"):
+        profile(tmp_path / "out", BRIEFLY)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
