@@ -233,7 +233,7 @@ def check(
         reference,
         found,
         source=words,
-        evaluated_by=BACKENDS[artifact.format].package,
+        evaluated_by=BACKENDS[artifact.format].evaluated_by,
         classifier=source.classes is not None,
     )
     return parity, _accuracy(found, source.images)
