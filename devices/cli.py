@@ -21,7 +21,10 @@ from export.errors import MissingExtraError, UnknownNameError, UserError, Weight
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 # Packages that this project imports only where they are needed, and the extra that brings each.
-EXTRAS = {"torch": "torch", "onnxscript": "torch", "onnxsim": "torch", "onnxruntime": "ort"}
+EXTRAS = {
+    "torch": "torch", "onnxscript": "torch", "onnxsim": "torch", "onnxruntime": "ort",
+    "coremltools": "coreml",
+}  # fmt: skip
 
 app = typer.Typer(
     name="weightspace",

@@ -59,9 +59,7 @@ def _flatten2d(call: Call) -> Tensor:
 # ---- slices -----------------------------------------------------------------------------------
 
 
-def slice_positions(call: Call, x: Tensor) -> Tensor:
-    """Give the places in ``x``, counted along its memory, that a slice selects."""
-    rank = x.dim()
+def _index(call: Call, rank: int) -> tuple[int | slice, ...]:
     begin, end = call.integers("begin"), call.integers("end")
     stride = call.integers("stride", [1] * rank)
     from_start, to_end = call.flags("begin_mask", rank), call.flags("end_mask", rank)
@@ -73,13 +71,13 @@ def slice_positions(call: Call, x: Tensor) -> Tensor:
             index.append(start or 0)
         else:
             index.append(slice(start, None if to_end[axis] else end[axis], stride[axis]))
-    places = np.arange(x.numel()).reshape(x.shape)[tuple(index)]
-    return torch.from_numpy(np.ascontiguousarray(places)).reshape(np.shape(places))
+    return tuple(index)
 
 
 def _slice_by_index(call: Call) -> Tensor:
     x = call.tensor()
-    return x.reshape(-1)[slice_positions(call, x)]
+    # By numpy, as torch takes no negative strides.
+    return torch.from_numpy(np.array(x.numpy()[_index(call, x.dim())], order="C"))
 
 
 def _slice_by_size(call: Call) -> Tensor:
@@ -94,7 +92,9 @@ def _slice_by_size(call: Call) -> Tensor:
 
 def _slice_update(call: Call) -> Tensor:
     x = call.tensor()
-    places, update = slice_positions(call, x), call.tensor("update")
+    order = np.arange(x.numel()).reshape(x.shape)
+    places = torch.from_numpy(np.array(order[_index(call, x.dim())], order="C"))
+    update = call.tensor("update")
     if update.shape != places.shape:
         raise ArgumentError(f"it writes {list(update.shape)} to {list(places.shape)}")
     found = x.reshape(-1).clone()

@@ -70,7 +70,38 @@ class Tokens(nn.Module):
         return x @ self.embedding.weight.T
 
 
+def foreign(name):
+    """Build a small model of the transformers package, at random weights."""
+    import transformers
+
+    sizes = {
+        "Swin": {"image_size": 32, "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 4],
+                 "window_size": 4},
+        "Segformer": {"hidden_sizes": [8] * 4, "depths": [1] * 4, "decoder_hidden_size": 8,
+                      "num_attention_heads": [1, 2, 2, 2]},
+        "ConvNext": {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+        "RegNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1],
+                   "groups_width": 4},
+    }[name]  # fmt: skip
+    kind = "SemanticSegmentation" if name == "Segformer" else "ImageClassification"
+    model = getattr(transformers, f"{name}For{kind}")
+    return Logits(model(getattr(transformers, f"{name}Config")(**sizes)))
+
+
+class Logits(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels):
+        return self.model(pixels).logits
+
+
 NETS = {
+    **{
+        name: (lambda name=name: foreign(name), lambda: torch.randn(1, 3, 32, 32))
+        for name in ("Swin", "Segformer", "ConvNext", "RegNet")
+    },
     "transformer": (Transformer, lambda: torch.randn(2, 3, 16, 16)),
     "convolutions": (convolutions, lambda: torch.randn(2, 3, 16, 16)),
     "tokens": (Tokens, lambda: torch.randint(0, 50, (2, 9))),
@@ -113,8 +144,11 @@ def converted(tmp_path_factory):
     return convert
 
 
-@pytest.mark.parametrize("target", ["iOS15", "iOS18"])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [(name, "iOS18") for name in NETS]
+    + [(name, "iOS15") for name in ("transformer", "convolutions", "tokens", "Swin")],
+)
 def test_a_converted_net_gives_what_torch_gives(converted, name, target):
     path, x, expected = converted(name, target, False)
     (found,) = run(path, [x])
@@ -122,7 +156,7 @@ def test_a_converted_net_gives_what_torch_gives(converted, name, target):
     np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ["transformer", "convolutions", "tokens", "resnet-pe-fmnist"])
 def test_half_precision_is_rounded_at_each_operator(converted, name):
     path, x, expected = converted(name, "iOS17", True)
     (found,) = run(path, [x])
