@@ -111,11 +111,14 @@ def test_a_trained_model_arrives_on_an_iphone_at_one_copy(name, precision, tmp_p
     assert done.manifest["profile"] == []
     package = tmp_path / "out" / variant.path
     assert audit_file(package).duplicates == ()
+    weights = package / "Data/com.apple.CoreML/weights/weight.bin"
+    unique = done.report.ties.unique_bytes_at(precision)
+    assert weights.stat().st_size <= LIMIT * unique
     (entry,) = done.manifest["artifacts"]
     assert "model.mlpackage/Manifest.json" in entry["sha256"]
     again = profile(tmp_path / "out", BRIEFLY)
     assert again.manifest["profile"] == []
-    (package / "Data/com.apple.CoreML/weights/weight.bin").write_bytes(b"cut")
+    weights.write_bytes(b"cut")
     with pytest.raises(BadFileError, match="sha256 differs"):
         profile(tmp_path / "out", BRIEFLY)
 

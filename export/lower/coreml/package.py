@@ -6,6 +6,8 @@ import json
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from export.onnx_io import reason_of
 MANIFEST = "Manifest.json"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+_INLINE_BYTES = 256
 _NAMESPACE = uuid.UUID("5f0c1f0e-8a57-4a55-9a43-6d1b9c3a7e21")  # any will do, as long as it stays
 
 
@@ -59,22 +62,48 @@ def _convert(ct: Any, converted: Converted, package: Path, options: CoremlOption
             list(options.class_labels), predicted_probabilities_output=converted.probabilities
         )
     try:
-        ct.convert(
-            converted.program,
-            convert_to="mlprogram",
-            inputs=converted.inputs,
-            classifier_config=classifier,
-            minimum_deployment_target=getattr(ct.target, options.deployment_target),
-            compute_precision=ct.precision.FLOAT32,  # the program has its precision already
-            pass_pipeline=pipeline(ct),
-            skip_model_load=True,
-            package_dir=str(package),
-        )
+        with _small_constants_inline():
+            ct.convert(
+                converted.program,
+                convert_to="mlprogram",
+                inputs=converted.inputs,
+                classifier_config=classifier,
+                minimum_deployment_target=getattr(ct.target, options.deployment_target),
+                compute_precision=ct.precision.FLOAT32,  # the program has its precision already
+                pass_pipeline=pipeline(ct),
+                skip_model_load=True,
+                package_dir=str(package),
+            )
     except OSError:
         raise
     except Exception as error:  # coremltools' errors have no common base
         reason = (str(error) or repr(error)).strip().splitlines()[0]
         raise LoweringError(f"coremltools refuses the program: {reason}") from error
+
+
+@contextmanager
+def _small_constants_inline() -> Iterator[None]:
+    """Keep constants of a few hundred bytes in the program itself.
+
+    In the weight file each has a record of 64 bytes and starts at a multiple of 64: as much again.
+    coremltools has no setting for it; where a later version has no such function, none is changed.
+    """
+    from coremltools.converters.mil.backend.mil import load
+
+    name = "should_use_weight_file"
+    usual = getattr(load, name, None)
+    if usual is None:
+        yield
+        return
+
+    def large(value: Any, *rest: Any) -> bool:
+        return bool(usual(value, *rest)) and value.nbytes > _INLINE_BYTES
+
+    setattr(load, name, large)
+    try:
+        yield
+    finally:
+        setattr(load, name, usual)
 
 
 def _finish(ct: Any, converted: Converted, package: Path, options: CoremlOptions) -> None:

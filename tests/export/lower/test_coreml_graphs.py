@@ -210,7 +210,8 @@ def test_masks_stay_finite_and_epsilons_above_zero_in_float16(tmp_path):
     assert (found["z"] == 0).all()
 
 
-def test_weights_beyond_float16_become_its_largest_number(tmp_path):
+def test_weights_beyond_float16_become_its_largest_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("export.lower.coreml.package._INLINE_BYTES", 0)
     weight = np.asarray([[1e6, -1e5, 1.0, 7e4]] * 3, np.float32)
     model = parsed("g (float[b, 3] x) => (float[b, 4] y) { y = MatMul(x, W) }", W=weight)
     path = tmp_path / "m.mlpackage"

@@ -120,6 +120,12 @@ def frozen():
     gc.unfreeze()
 
 
+@pytest.fixture(autouse=True)
+def in_the_weight_file(monkeypatch):
+    """Have small constants there as well: the ones here are."""
+    monkeypatch.setattr("export.lower.coreml.package._INLINE_BYTES", 0)
+
+
 def feeds_of(model, batch=3):
     feeds = {}
     for value in model.graph.inputs:
