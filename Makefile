@@ -19,6 +19,7 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/onnx_ties.py
 	$(BIN)/python benchmarks/tflite_ties.py
+	$(BIN)/python benchmarks/coreml_ties.py
 
 fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .
