@@ -202,6 +202,8 @@ def test_control_c_leaves_the_previous_bundle(tmp_path, after):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # Tests that run in the background may have been told to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     seen = []
     for line in process.stderr:

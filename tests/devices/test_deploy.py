@@ -21,9 +21,10 @@ from export.audit import LIMIT, audit_file
 from export.audit_onnx import audit_model
 from export.errors import BadFileError
 from export.lower import SETTINGS
+from export.lower.coreml import write_mlpackage
 from export.lower.ort import CANDIDATES, REPACKED, write_form
 from export.lower.tflite import write_tflite
-from export.parity import LIMITS
+from export.parity import limit_of
 from runtimes import open_artifact
 from runtimes.bench import BRIEF
 from runtimes.ort import open_session
@@ -31,6 +32,13 @@ from weightspace.layers import TiedFFN
 from weightspace.models import MODELS
 
 TRAINED = [name for name, spec in MODELS.items() if spec.checkpoint]
+# Both precisions of what is tied, one of its untied twins.
+BY_PRECISION = [
+    (name, precision)
+    for name in TRAINED
+    for precision in ("float32", "float16")
+    if MODELS[name].twin is not None or precision == "float16"
+]
 QUIET = Options(profile=False)
 BRIEFLY = Options(budget=BRIEF, keep_naive=True)
 
@@ -64,8 +72,7 @@ def test_a_trained_model_arrives_at_one_copy_and_agrees_with_torch(name, tmp_pat
         assert audit_file(path).duplicates == ()
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(("name", "precision"), BY_PRECISION)
 def test_a_trained_model_arrives_on_android_at_one_copy(name, precision, tmp_path):
     options = replace(QUIET, precision=precision)
     done = deploy(name, find_target("android"), tmp_path / "out", options)
@@ -89,8 +96,7 @@ def test_a_trained_model_arrives_on_android_at_one_copy(name, precision, tmp_pat
     assert "ai-edge-litert" in entry["producer"]
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(("name", "precision"), BY_PRECISION)
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML itself is measured here")
 def test_a_trained_model_arrives_on_an_iphone_at_one_copy(name, precision, tmp_path):
     options = replace(BRIEFLY, precision=precision)
@@ -123,28 +129,18 @@ def test_a_trained_model_arrives_on_an_iphone_at_one_copy(name, precision, tmp_p
         profile(tmp_path / "out", BRIEFLY)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("name", ["vit-pe-b16", "resnet50-pe", "resnet50-pe-staged"])
-def test_a_full_size_model_is_lowered_to_one_copy(name, precision, tmp_path):
-    source = resolve(name)
+@pytest.fixture(scope="module", params=["vit-pe-b16", "resnet50-pe", "resnet50-pe-staged"])
+def full_size(request):
+    """A model of full size: its ties, its graph, an image and torch's answer to it."""
+    source = resolve(request.param)
     ties, canonical = capture_canonical(source, silent)
-    image = MODELS[name].example_inputs(batch=1)[0].numpy()
+    image = MODELS[request.param].example_inputs(batch=1)[0].numpy()
     (expected,) = source.reference([image])
-    for setting in SETTINGS:
-        path = tmp_path / "model.tflite"
-        write_tflite(canonical, path, setting, precision)
-        assert audit_file(path).weight_bytes <= LIMIT * ties.unique_bytes_at(precision)
-        session = open_artifact(path)
-        (found,) = session.run({"image": image}).values()
-        session.close()
-        limit = LIMITS[precision] * abs(expected).max()
-        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+    return ties, canonical, image, expected
 
 
-@pytest.mark.parametrize("name", ["vit-pe-b16", "resnet50-pe", "resnet50-pe-staged"])
-def test_a_full_size_model_arrives_at_one_copy(name, tmp_path):
-    source = resolve(name)
-    ties, canonical = capture_canonical(source, silent)
+def test_a_full_size_model_arrives_at_one_copy(full_size, tmp_path):
+    ties, canonical, image, expected = full_size
     assert audit_model(canonical, ties.unique_bytes).ratio <= LIMIT
     for forms in CANDIDATES.values():
         for form in forms:
@@ -153,10 +149,36 @@ def test_a_full_size_model_arrives_at_one_copy(name, tmp_path):
             audit = audit_file(path)
             assert audit.weight_bytes <= LIMIT * ties.unique_bytes
             assert audit.duplicates == ()
-    image = MODELS[name].example_inputs(batch=1)[0].numpy()
-    (expected,) = source.reference([image])
-    (found,) = open_session(path).run({"image": image}).values()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * abs(expected).max())
+    agrees(path, image, expected, 1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_full_size_model_is_lowered_to_one_copy(full_size, precision, tmp_path):
+    ties, canonical, image, expected = full_size
+    for setting in SETTINGS:
+        path = tmp_path / "model.tflite"
+        write_tflite(canonical, path, setting, precision)
+        assert audit_file(path).weight_bytes <= LIMIT * ties.unique_bytes_at(precision)
+        agrees(path, image, expected, limit_of("tflite", precision))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_full_size_model_is_packed_to_one_copy(full_size, precision, tmp_path):
+    ties, canonical, image, expected = full_size
+    path = tmp_path / "model.mlpackage"
+    write_mlpackage(canonical, path, precision)
+    weights = path / "Data/com.apple.CoreML/weights/weight.bin"
+    assert weights.stat().st_size <= LIMIT * ties.unique_bytes_at(precision)
+    assert audit_file(path).weight_bytes <= LIMIT * ties.unique_bytes_at(precision)
+    if precision == "float32" or abs(expected).max() < 1e3:  # random weights may overflow float16
+        agrees(path, image, expected, limit_of("mlpackage", precision))
+
+
+def agrees(path: Path, image: np.ndarray, expected: np.ndarray, limit: float) -> None:
+    session = open_artifact(path)
+    (found,) = session.run({"image": image}).values()
+    session.close()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=limit * abs(expected).max())
 
 
 def test_the_manifest_of_a_bundle_holds_what_the_contract_says(bundle):
