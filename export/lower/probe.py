@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from export.errors import LoweringError
 from export.lower.fits import misfit
 from export.lower.sizes import Shape, Size, size_of
+from export.reference import run_reference
 
 # Sizes for the first trial, which the file states; the next is tried where the model cannot take
 # one, such as an image of one pixel.
@@ -273,22 +274,9 @@ def evaluate(
     node: ir.Node, inputs: Mapping[str, NDArray[np.generic]], opsets: Mapping[str, int]
 ) -> list[NDArray[np.generic]] | None:
     """Compute a node with ONNX's reference operators; None where these cannot."""
-    from onnx.reference import ReferenceEvaluator
-
-    names = [value.name or "" for value in node.inputs if value is not None]
-    graph = onnx.helper.make_graph(
-        [ir.serde.serialize_node(node)],
-        "one",
-        [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in dict.fromkeys(names)],
-        [onnx.helper.make_value_info(v.name or "", onnx.TypeProto()) for v in node.outputs],
-    )
-    opset_ids = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-    try:
-        evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opset_ids))
-        found = evaluator.run(None, {name: inputs[name] for name in names})
-    except Exception:  # not evaluated here is no failure: the node is lowered like any other
-        return None
-    return [np.asarray(array) for array in found]
+    given = {v.name: inputs[v.name] for v in node.inputs if v is not None and v.name}
+    results = [value.name or "" for value in node.outputs]
+    return run_reference([ir.serde.serialize_node(node)], given, results, opsets)
 
 
 def _name(value: ir.Value | None) -> str:

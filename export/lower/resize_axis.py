@@ -6,37 +6,23 @@ same.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import numpy as np
 import onnx
-import onnx_ir as ir
 from numpy.typing import NDArray
 
+from export.lower.facts import Facts
 from export.lower.node import Node, Unsupported
-from export.lower.sizes import Shape
+from export.reference import run_reference
 
 
-class Known(Protocol):
-    """What a lowering knows of ONNX values."""
-
-    def shape(self, value: ir.Value) -> Shape:
-        """The value's shape."""
-        ...
-
-    def constant(self, value: ir.Value | None) -> NDArray[Any] | None:
-        """The value's content where it does not depend on any input."""
-        ...
-
-
-def axis_matrix(low: Known, node: Node, axis: int) -> NDArray[np.float64]:
+def axis_matrix(low: Facts, node: Node, axis: int) -> NDArray[np.float64]:
     """The matrix ``(after, before)`` that a Resize applies to an axis of static size."""
     before = low.shape(node.required(0))[axis]
     after = low.shape(node.outputs[0])[axis]
     return _matrix(node, int(str(before)), int(str(after)), _scale(low, node, axis))
 
 
-def _scale(low: Known, node: Node, axis: int) -> float | None:
+def _scale(low: Facts, node: Node, axis: int) -> float | None:
     """The scale that is given for an axis; None where its size is given."""
     if node.input(2) is None or low.shape(node.required(2)) == (0,):
         return None
@@ -73,22 +59,13 @@ def _matrix(node: Node, before: int, after: int, scale: float | None) -> NDArray
     if mode == "pytorch_half_pixel" and after == 1:  # the one place is 0; the reference says -0.5
         kept["coordinate_transformation_mode"] = "asymmetric"
     inputs = ["x", "", "", "how"] if scale is None else ["x", "", "how"]
-    how, kind = (
-        (np.asarray([after]), onnx.TensorProto.INT64) if scale is None
-        else (np.asarray([scale], np.float32), onnx.TensorProto.FLOAT)
-    )  # fmt: skip
+    how = np.asarray([after]) if scale is None else np.asarray([scale], np.float32)
     one = onnx.helper.make_node("Resize", inputs, ["y"], axes=[1], **kept)
-    graph = onnx.helper.make_graph(
-        [one], "resize",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [before, before]),
-         onnx.helper.make_tensor_value_info("how", kind, [1])],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
-    )  # fmt: skip
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)])
-    from onnx.reference import ReferenceEvaluator
-
     feeds = {"x": np.eye(before, dtype=np.float32), "how": how}
-    matrix = np.asarray(ReferenceEvaluator(model).run(None, feeds)[0], np.float64).T
+    found = run_reference([one], feeds, ["y"], {"": 19})
+    if found is None:
+        raise Unsupported("a resize that ONNX's reference cannot compute")
+    matrix = np.asarray(found[0], np.float64).T
     if matrix.shape != (after, before):
         raise Unsupported(f"a resize of {before} to {after} by {scale}")
     return matrix

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from export.reference import run_reference
 
 _POINTS = np.linspace(-8, 8, 161, dtype=np.float32)
 _TOLERANCE = 2e-6  # float32 arithmetic in another order
@@ -156,30 +157,17 @@ def _scalar(value: ir.Value) -> NDArray[np.generic] | None:
 def _run(
     source: ir.Value, result: ir.Value, nodes: list[ir.Node], opset: int
 ) -> NDArray[np.float64] | None:
-    from onnx.reference import ReferenceEvaluator
-
     in_order = sorted(nodes, key=lambda node: list(node.graph or ()).index(node))
-    scalars = {
-        value.name or "": _scalar(value)
-        for node in nodes
-        for value in node.inputs
-        if value is not None and _scalar(value) is not None
-    }
-    graph = onnx.helper.make_graph(
-        [ir.serde.serialize_node(node) for node in in_order],
-        "region",
-        [onnx.helper.make_tensor_value_info(source.name or "", onnx.TensorProto.FLOAT, [None])],
-        [onnx.helper.make_tensor_value_info(result.name or "", onnx.TensorProto.FLOAT, [None])],
-        [onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in scalars.items()],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    try:
-        with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(model).run(None, {source.name or "": _POINTS})[0]
-    except Exception:  # what the reference cannot run is no known function
+    inputs: dict[str, NDArray[np.generic]] = {source.name or "": _POINTS}
+    for value in (value for node in nodes for value in node.inputs if value is not None):
+        scalar = _scalar(value)
+        if scalar is not None:
+            inputs[value.name or ""] = np.asarray(scalar)
+    protos = [ir.serde.serialize_node(node) for node in in_order]
+    found = run_reference(protos, inputs, [result.name or ""], {"": opset})
+    if found is None or found[0].shape != _POINTS.shape:
         return None
-    array = np.asarray(found, np.float64)
-    return array if array.shape == _POINTS.shape else None
+    return np.asarray(found[0], np.float64)
 
 
 def _replace(model: ir.Model, source: ir.Value, result: ir.Value, function: Function) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,6 @@ from export.lower.coreml.lowering import (
     FLOAT16,
     FLOAT32,
     MAX_RANK,
-    Constant,
     Lowering,
     Node,
     Unsupported,
@@ -33,13 +31,11 @@ from export.lower.coreml.norms import find_norms
 from export.lower.coreml.ops import OPERATORS
 from export.lower.coreml.ops.normalization import written_out
 from export.lower.coreml.options import CoremlOptions, ImageInput
-from export.lower.coreml.readings import read_differently
-from export.lower.probe import Probed, evaluate, probe
+from export.lower.probe import Probed, probe
 from export.lower.problems import listing, title
-from export.lower.sizes import in_file, is_static
+from export.lower.readings import read_differently
 
 _OLDEST_OPSET = 13
-_MAX_FOLDED_ELEMENTS = 4096
 PROBABILITIES = "probabilities"
 
 
@@ -203,7 +199,10 @@ def _lower_nodes(low: Lowering, probed: Probed, model: ir.Model) -> None:
     for node in model.graph:
         if all(low.is_held(output) for output in node.outputs if output.name):
             continue  # lowered with the node before it
-        if _hold_known(low, probed, node) or _fold(low, node, model.opset_imports):
+        settled = low.settled(node, model.opset_imports)
+        if settled is not None:
+            for value, array in settled.items():
+                low.hold_constant(value, array)
             continue
         try:
             wrapped = Node(node)
@@ -218,53 +217,6 @@ def _lower_nodes(low: Lowering, probed: Probed, model: ir.Model) -> None:
             _stand_in(low, node)
     if problems:
         raise LoweringError(listing(problems, "Core ML"))
-
-
-def _hold_known(low: Lowering, probed: Probed, node: ir.Node) -> bool:
-    """Note outputs that follow from shapes alone; gives whether nothing is left to lower."""
-    for output in node.outputs:
-        arrays = probed.known.get(output.name or "")
-        if arrays is None:
-            return False
-        if all(np.array_equal(array, arrays[0]) for array in arrays):
-            low.hold_constant(output, arrays[0])
-        elif arrays[0].dtype.kind not in "iu" or probed.sizes(output.name or "") is None:
-            return False
-    return True
-
-
-def _fold(low: Lowering, node: ir.Node, opsets: Mapping[str, int]) -> bool:
-    """Compute a node of small constants now, such as a bias that is made of a scalar.
-
-    Never one that reads a stored matrix: its value would be stored beside it.
-    """
-    inputs = [value for value in node.inputs if value is not None and value.name]
-    if not all(low.is_held(value) for value in inputs):
-        return False
-    held = {value.name or "": low.held(value) for value in inputs}
-    arrays = {name: one.array for name, one in held.items() if isinstance(one, Constant)}
-    shapes = [low.shape(output) for output in node.outputs if output.name]
-    elements = sum(math.prod(in_file(shape)) for shape in shapes)
-    if (
-        len(arrays) < len(held)
-        or elements > _MAX_FOLDED_ELEMENTS
-        or any(array.size > _MAX_FOLDED_ELEMENTS for array in arrays.values())
-        or any(isinstance(one, Constant) and _is_matrix(one) for one in held.values())
-        or not all(is_static(shape) for shape in shapes)
-        or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
-    ):
-        return False
-    found = evaluate(node, arrays, opsets)
-    if found is None:
-        return False
-    for output, array in zip(node.outputs, found, strict=False):
-        low.hold_constant(output, array)
-    return True
-
-
-def _is_matrix(constant: Constant) -> bool:
-    is_float = constant.array.dtype.kind == "f"
-    return bool(constant.origin) and is_float and sum(n > 1 for n in constant.array.shape) > 1
 
 
 def _stand_in(low: Lowering, node: ir.Node) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from export.lower import facts
 from export.lower.node import Node, Unsupported
 from export.lower.probe import Probed
-from export.lower.sizes import Dim, Shape, Size, in_file, is_static, signature
+from export.lower.sizes import Dim, Size, in_file, is_static, signature
 
 Array = NDArray[np.generic]
 Var: TypeAlias = Any  # coremltools' value of a program
@@ -33,18 +34,13 @@ __all__ = ["Constant", "Lowering", "Node", "Placed", "Unsupported"]
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(facts.Constant):
     """A value known before the run.
 
     Args:
-        array: its content; a view of the stored weights where it is one.
-        origin: the initializer that it is a view of, if it is one.
-        steps: the views that lead from that to ``array``.
+        steps: the views that lead from the initializer that it comes from to ``array``.
     """
 
-    array: Array
-    name: str
-    origin: str = ""
     steps: tuple[Step, ...] = ()
 
     def transposed(self, perm: Sequence[int]) -> Constant:
@@ -80,19 +76,18 @@ class Placed:
     folded: bool = False
 
 
-class Lowering:
+class Lowering(facts.Facts):
     """Turns ONNX values into those of an ML Program, each stored tensor into one constant."""
 
     def __init__(
         self, probed: Probed, builder: Any, differently: Set[str], *, half: bool = False
     ) -> None:
+        super().__init__(probed)
         self.float = FLOAT16 if half else FLOAT32
         self.where = ""
         self.builder = builder
-        self._probed = probed
         self._differently = differently
         self._bases: dict[str, Array] = {}
-        self._held: dict[str, Constant | Placed] = {}
         self._constants: dict[tuple[Any, ...], Var] = {}
         self._names: dict[str, int] = {}
         self._axes: dict[Size, tuple[Var, int]] = {}
@@ -100,10 +95,6 @@ class Lowering:
         self._vectors: dict[tuple[Size, ...], Var] = {}
 
     # ---- what is known of ONNX values ---------------------------------------------------------
-
-    def shape(self, value: ir.Value) -> Shape:
-        """The value's shape."""
-        return self._probed.shapes[value.name or ""]
 
     def rank(self, value: ir.Value) -> int:
         """The value's number of axes."""
@@ -118,29 +109,6 @@ class Lowering:
         if dtype.kind == "f":
             return self.float
         return BOOL if dtype.kind == "b" else INT32
-
-    def constant(self, value: ir.Value | None) -> Array | None:
-        """The value's content where it does not depend on any input."""
-        if value is None:
-            return None
-        held = self._held.get(value.name or "")
-        return held.array if isinstance(held, Constant) else None
-
-    def sizes(self, value: ir.Value | None) -> tuple[Size, ...] | None:
-        """The content of an integer vector where it depends on shapes alone."""
-        if value is None:
-            return None
-        array = self.constant(value)
-        if array is not None:
-            return tuple(int(size) for size in array.ravel())
-        return self._probed.sizes(value.name or "")
-
-    def ints(self, value: ir.Value | None, what: str) -> tuple[int, ...]:
-        """The content of an integer vector that must be constant."""
-        array = self.constant(value)
-        if array is None:
-            raise Unsupported(f"{what} is computed while the model runs; it must be constant")
-        return tuple(int(item) for item in array.ravel())
 
     def weight(self, value: ir.Value | None, what: str) -> Constant:
         """A parameter that Core ML wants constant."""
@@ -162,7 +130,8 @@ class Lowering:
                 raise Unsupported(f"{value.name!r} was not lowered")
             scalar = self.rank(value) == 0
             self._held[name] = Placed(self.size_vector(sizes, scalar=scalar))
-        return self._held[name]
+        found: Constant | Placed = self._held[name]
+        return found
 
     # ---- constants ----------------------------------------------------------------------------
 

@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from export.lower import facts
 from export.lower.node import Node, Unsupported
 from export.lower.probe import Probed
-from export.lower.sizes import Dim, Shape, Size, in_file, is_static, signature
+from export.lower.sizes import Dim, Size, in_file, is_static, signature
 from export.lower.tflite.graph import Graph, Tensor
 from export.lower.tflite.kernels import objection
 from export.lower.tflite.layout import Layout, between, moves_data, plain, rearranged, stored
@@ -24,19 +25,14 @@ FLOAT, INT32, INT64, BOOL = (np.dtype(name) for name in ("float32", "int32", "in
 
 
 @dataclass(frozen=True, slots=True)
-class Constant:
-    """A value known before the run, in ONNX's order of axes.
+class Constant(facts.Constant):
+    """A value known before the run.
 
     Args:
-        array: its content; a view of the stored weights where it is one.
         weight: whether it holds parameters, not shapes or folded scalars.
-        origin: the initializer that it is a view of, if it is one.
     """
 
-    array: Array
-    name: str
     weight: bool = False
-    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,7 @@ class Placed:
     layout: Layout
 
 
-class Lowering:
+class Lowering(facts.Facts):
     """Turns ONNX values into TFLite tensors, each once in each layout that is asked for."""
 
     def __init__(
@@ -56,9 +52,8 @@ class Lowering:
         self.graph = graph
         self.memory_first = memory_first
         self.where = ""
+        super().__init__(probed)
         self._tied = tied
-        self._probed = probed
-        self._held: dict[str, Constant | Placed] = {}
         self._laid_out: dict[tuple[str, Layout], Tensor] = {}
         self._stored: dict[tuple[Any, ...], Array] = {}
         self._constants: dict[tuple[Any, ...], Tensor] = {}
@@ -69,44 +64,18 @@ class Lowering:
 
     # ---- what is known of ONNX values ---------------------------------------------------------
 
-    def shape(self, value: ir.Value) -> Shape:
-        """The value's shape in ONNX's order of axes."""
-        return self._probed.shapes[value.name or ""]
-
     def dtype(self, value: ir.Value) -> np.dtype[Any]:
         """The value's element type; floats of any width are computed in 32 bits."""
         dtype = self._probed.dtypes[value.name or ""]
         return FLOAT if dtype.kind == "f" else dtype
-
-    def constant(self, value: ir.Value | None) -> Array | None:
-        """The value's content where it does not depend on any input."""
-        if value is None:
-            return None
-        held = self._held.get(value.name or "")
-        return held.array if isinstance(held, Constant) else None
-
-    def sizes(self, value: ir.Value | None) -> tuple[Size, ...] | None:
-        """The content of an integer vector where it depends on shapes alone."""
-        if value is None:
-            return None
-        array = self.constant(value)
-        if array is not None:
-            return tuple(int(size) for size in array.ravel())
-        return self._probed.sizes(value.name or "")
-
-    def ints(self, value: ir.Value | None, what: str) -> tuple[int, ...]:
-        """The content of an integer vector that must be constant."""
-        array = self.constant(value)
-        if array is None:
-            raise Unsupported(f"{what} is computed while the model runs; it must be constant")
-        return tuple(int(item) for item in array.ravel())
 
     def held(self, value: ir.Value) -> Constant | Placed:
         """How a value is held: as a constant or in a tensor."""
         name = value.name or ""
         if name not in self._held:
             self._held[name] = self._from_sizes(value)
-        return self._held[name]
+        found: Constant | Placed = self._held[name]
+        return found
 
     def _from_sizes(self, value: ir.Value) -> Placed:
         """Write a vector of sizes as a tensor, now that one is needed."""
@@ -125,7 +94,12 @@ class Lowering:
         """Note that a value is constant; floats of any width are held in 32 bits."""
         if array.dtype in (np.float16, np.float64):
             array = array.astype(np.float32)
-        self._held[value.name or ""] = Constant(array, origin or value.name or "", weight, origin)
+        self._held[value.name or ""] = Constant(array, origin or value.name or "", origin, weight)
+
+    def is_weight(self, value: ir.Value) -> bool:
+        """Whether a value is a constant that holds parameters."""
+        held = self._held.get(value.name or "")
+        return isinstance(held, Constant) and held.weight
 
     def keeps_orientation(self, weight: Constant) -> bool:
         """Whether a matrix is read both straight and transposed, so that it stays as it is."""

@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from export.lower.coreml.lowering import Constant, Lowering, Node, Unsupported, Var
+from export.lower.einsum import plan_of
 from export.lower.sizes import Shape
 
 _MOST_AXES_OF_LINEAR = 3
@@ -92,7 +93,7 @@ def gemm(low: Lowering, node: Node) -> None:
     shape = low.shape(node.outputs[0])
     x = low.var(left)
     weight = low.held(right)
-    bias = _row_bias(low, third, shape) if beta == 1 else None
+    bias = low.row(third, shape[-1]) if beta == 1 else None
     if isinstance(weight, Constant):
         if trans_a:
             x = low.emit("transpose", x=x, perm=[1, 0])
@@ -111,63 +112,28 @@ def gemm(low: Lowering, node: Node) -> None:
     low.place(node.outputs[0], found)
 
 
-def _row_bias(low: Lowering, value: ir.Value | None, shape: Shape) -> Constant | None:
-    """A constant bias with one number a column, or None."""
-    if value is None:
-        return None
-    held = low.held(value)
-    fits = isinstance(held, Constant) and held.array.ndim > 0
-    if isinstance(held, Constant) and fits and held.array.size == shape[-1] == held.array.shape[-1]:
-        return held
-    return None
-
-
 def einsum(low: Lowering, node: Node) -> None:
     """Einsum of two operands, as a transpose of each, one batched product and a transpose."""
-    equation = node.text("equation", "").replace(" ", "")
-    if "." in equation or equation.count(",") != 1 or "->" not in equation:
-        raise Unsupported(f"the equation {equation!r}; two operands and '->' are supported")
-    inputs, result = equation.split("->")
-    left, right = inputs.split(",")
-    if any(len(set(letters)) != len(letters) for letters in (left, right, result)):
-        raise Unsupported(f"the equation {equation!r} repeats an index")
-    batch = [x for x in left if x in right and x in result]
-    summed = [x for x in left if x in right and x not in result]
-    rows = [x for x in left if x not in right]
-    columns = [x for x in right if x not in left]
-    if any(x not in result for x in rows + columns):
-        raise Unsupported(f"the equation {equation!r} sums over one operand alone")
-    size = dict(zip(left + right, low.shape(node.required(0)) + low.shape(node.required(1)),
-                    strict=True))  # fmt: skip
-    a = _grouped(low, node.required(0), left, (batch, rows, summed), size)
-    b = _grouped(low, node.required(1), right, (batch, summed, columns), size)
-    found = low.emit("matmul", x=a, y=b)
-    order = [*batch, *rows, *columns]
-    found = low.reshape(found, [size[x] for x in order])
-    perm = [order.index(x) for x in result]
-    if perm != sorted(perm):
-        found = low.emit("transpose", x=found, perm=perm)
-    low.place(node.outputs[0], found)
+    plan = plan_of(low, node)
+    left, right = node.required(0), node.required(1)
+    a, b = (
+        _shaped(low, _turned(low, low.var(value), made.perm), made.shape, low.shape(value))
+        for value, made in ((left, plan.left), (right, plan.right))
+    )
+    found = low.reshape(low.emit("matmul", x=a, y=b), plan.shape)
+    back = tuple(plan.order.index(axis) for axis in range(len(plan.order)))
+    low.place(node.outputs[0], _turned(low, found, back))
 
 
-def _grouped(
-    low: Lowering, value: ir.Value, letters: str, groups: Any, size: dict[str, Any]
-) -> Var:
-    """Order the axes by group, and merge those of each group."""
-    order = [letter for group in groups for letter in group]
-    perm = [letters.index(letter) for letter in order]
-    var = low.var(value)
-    if perm != sorted(perm):
-        var = low.emit("transpose", x=var, perm=perm)
-    shape = []
-    for group in groups:
-        merged: Any = 1
-        for letter in group:
-            merged = merged * size[letter]
-        shape.append(merged)
-    if len(letters) == len(shape) and all(len(group) == 1 for group in groups):
+def _turned(low: Lowering, var: Var, perm: tuple[int, ...]) -> Var:
+    if perm == tuple(sorted(perm)):
         return var
-    return low.reshape(var, shape)
+    return low.emit("transpose", x=var, perm=list(perm))
+
+
+def _shaped(low: Lowering, var: Var, shape: Shape, before: Shape) -> Var:
+    """Reshape; one that merges no axes is none."""
+    return var if len(shape) == len(before) else low.reshape(var, shape)
 
 
 TABLE: dict[str, Any] = {"MatMul": matmul, "Gemm": gemm, "Einsum": einsum}

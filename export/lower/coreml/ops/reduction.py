@@ -18,7 +18,7 @@ _KINDS = {
 def reduce(low: Lowering, node: Node) -> None:
     """The reductions that are one operator of Core ML."""
     value = node.required(0)
-    axes = _axes(low, node, low.rank(value))
+    axes = low.reduced_axes(node, low.rank(value))
     if not axes:
         low.hold(node.outputs[0], low.held(value))
         return
@@ -28,15 +28,6 @@ def reduce(low: Lowering, node: Node) -> None:
         x = low.cast(x, INT32)
     found = low.emit(_KINDS[node.kind], x=x, axes=list(axes), keep_dims=keep)
     low.place(node.outputs[0], low.cast(found, low.dtype(node.outputs[0])))
-
-
-def _axes(low: Lowering, node: Node, rank: int) -> tuple[int, ...]:
-    if node.kind.startswith("Global"):
-        return tuple(range(2, rank))
-    axes = low.ints(node.input(1), "the axes") if node.input(1) else node.integers("axes", ())
-    if not axes:
-        return () if node.integer("noop_with_empty_axes", 0) else tuple(range(rank))
-    return tuple(axis % rank for axis in axes)
 
 
 def arg_extreme(low: Lowering, node: Node) -> None:

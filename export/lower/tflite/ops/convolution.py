@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,7 +145,7 @@ def conv(low: Lowering, node: Node) -> None:
     if _is_pointwise(window) and groups == 1 and low.keeps_orientation(weight):
         matrix = filters.reshape(filters.shape[:2]).T
         if matrix.flags.c_contiguous:
-            view = Constant(matrix, weight.name, weight.weight, weight.origin)
+            view = replace(weight, array=matrix)
             place_image(low, node.outputs[0], rows_times_weight(low, x, view, bias))
             return
     same = is_same(window, x.shape[1:3])
@@ -203,9 +203,7 @@ def conv_transpose(low: Lowering, node: Node) -> None:
         raise Unsupported("the bias is computed while the model runs; it must be constant")
     groups = node.integer("group", 1)
     if groups == 1 and _is_pointwise(window) and not any(node.integers("output_padding", ())):
-        view = Constant(
-            filters.reshape(filters.shape[:2]), weight.name, weight.weight, weight.origin
-        )
+        view = replace(weight, array=filters.reshape(filters.shape[:2]))
         place_image(low, node.outputs[0], rows_times_weight(low, x, view, bias))
         return
     if window.dilations != (1, 1):

@@ -8,11 +8,13 @@ it is what the memory-first setting writes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
 
-from export.lower.sizes import Shape, broadcast, product
+from export.lower.einsum import plan_of
+from export.lower.sizes import broadcast, product
 from export.lower.tflite.graph import Tensor
 from export.lower.tflite.layout import Layout, plain
 from export.lower.tflite.lowering import Constant, Lowering, Node, Unsupported
@@ -144,8 +146,8 @@ def gemm(low: Lowering, node: Node) -> None:
     shape = low.shape(node.outputs[0])
     if isinstance(weight, Constant):
         matrix = weight.array.T if trans_b else weight.array
-        view = Constant(matrix, weight.name, weight.weight, weight.origin)
-        bias = _row_bias(low, third, shape) if alpha == beta == 1 else None
+        view = replace(weight, array=matrix)
+        bias = low.row(third, shape[-1]) if alpha == beta == 1 else None
         if not trans_a and (bias is not None or (third is None and alpha == 1)):
             low.place(node.outputs[0], *times_weight(low, left, view, bias))
             return
@@ -163,55 +165,14 @@ def gemm(low: Lowering, node: Node) -> None:
     low.place(node.outputs[0], found)
 
 
-def _row_bias(low: Lowering, value: ir.Value | None, shape: Shape) -> Constant | None:
-    """A constant bias with one number a column, or None."""
-    if value is None:
-        return None
-    held = low.held(value)
-    if isinstance(held, Constant) and held.array.size == shape[-1] == held.array.shape[-1]:
-        return held
-    return None
-
-
 def einsum(low: Lowering, node: Node) -> None:
     """Einsum of two operands, as a transpose of each, one batched product and a transpose."""
-    equation = node.text("equation", "").replace(" ", "")
-    if "." in equation or equation.count(",") != 1 or "->" not in equation:
-        raise Unsupported(f"the equation {equation!r}; two operands and '->' are supported")
-    inputs, result = equation.split("->")
-    left, right = inputs.split(",")
-    if any(len(set(letters)) != len(letters) for letters in (left, right, result)):
-        raise Unsupported(f"the equation {equation!r} repeats an index")
-    batch = [x for x in left if x in right and x in result]
-    summed = [x for x in left if x in right and x not in result]
-    rows = [x for x in left if x not in right]
-    columns = [x for x in right if x not in left]
-    if any(x not in result for x in rows + columns):
-        raise Unsupported(f"the equation {equation!r} sums over one operand alone")
-    size = dict(zip(left + right, low.shape(node.required(0)) + low.shape(node.required(1)),
-                    strict=True))  # fmt: skip
-    a = _grouped(low, node.required(0), left, (batch, rows, summed), size)
-    b = _grouped(low, node.required(1), right, (batch, summed, columns), size)
-    shape = (*a.shape[:-1], b.shape[-1])
-    found = low.emit("BATCH_MATMUL", [a, b], shape)
-    order = [*batch, *rows, *columns]
-    found = low.reshape(found, [size[x] for x in order])
-    low.place(node.outputs[0], found, tuple(result.index(x) for x in order))
-
-
-def _grouped(
-    low: Lowering, value: ir.Value, letters: str, groups: Any, size: dict[str, Any]
-) -> Tensor:
-    """Order the axes by group, and merge those of each group."""
-    order = [letter for group in groups for letter in group]
-    tensor = low.tensor(value, tuple(letters.index(letter) for letter in order))
-    shape = []
-    for group in groups:
-        merged: Any = 1
-        for letter in group:
-            merged = merged * size[letter]
-        shape.append(merged)
-    return low.reshape(tensor, shape)
+    plan = plan_of(low, node)
+    left, right = node.required(0), node.required(1)
+    a = low.reshape(low.tensor(left, plan.left.perm), plan.left.shape)
+    b = low.reshape(low.tensor(right, plan.right.perm), plan.right.shape)
+    found = low.emit("BATCH_MATMUL", [a, b], (*a.shape[:-1], b.shape[-1]))
+    low.place(node.outputs[0], low.reshape(found, plan.shape), plan.order)
 
 
 TABLE: dict[str, Any] = {"MatMul": matmul, "Gemm": gemm, "Einsum": einsum}

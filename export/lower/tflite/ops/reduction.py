@@ -76,7 +76,7 @@ def _reduce(
     """Reduce and keep the axes, then drop them where ONNX does."""
     value = node.required(0)
     rank = len(low.shape(value))
-    axes = _axes(low, node, rank)
+    axes = low.reduced_axes(node, rank)
     held = low.held(value)
     layout = plain(rank) if isinstance(held, Constant) else held.layout
     x = low.tensor(value, layout)
@@ -93,15 +93,6 @@ def drop(low: Lowering, x: Tensor, layout: Layout, axes: tuple[int, ...]) -> tup
     shape = [size for size, axis in zip(x.shape, layout, strict=True) if axis not in axes]
     order = sorted(left)
     return low.reshape(x, shape), tuple(order.index(axis) for axis in left)
-
-
-def _axes(low: Lowering, node: Node, rank: int) -> tuple[int, ...]:
-    if node.kind.startswith("Global"):
-        return tuple(range(2, rank))
-    axes = low.ints(node.input(1), "the axes") if node.input(1) else node.integers("axes", ())
-    if not axes:
-        return () if node.integer("noop_with_empty_axes", 0) else tuple(range(rank))
-    return tuple(axis % rank for axis in axes)
 
 
 def arg_extreme(low: Lowering, node: Node) -> None:
