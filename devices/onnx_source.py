@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import InlinePass
+from onnx_ir.passes.common import InlinePass, RemoveInitializersFromInputsPass
 
 from devices.measure import BATCH, SEQUENCE, axis_of, make_feeds
 from export.audit_onnx import stored_in_graph
@@ -63,6 +63,7 @@ class OnnxSource:
         """
         model = load_model(self.path)
         InlinePass()(model)
+        RemoveInitializersFromInputsPass()(model)  # defaults of older files, and of our own
         for value in model.graph.inputs:
             if value.shape is not None:
                 value.shape = ir.Shape([_named(size, i) for i, size in enumerate(value.shape)])

@@ -96,6 +96,8 @@ def specs_of(values: Sequence[ir.Value]) -> tuple[TensorSpec, ...]:
     """Describe inputs or outputs; a dimension that varies is its name, or ``?`` without one."""
     specs = []
     for value in values:
+        if value.is_initializer():
+            continue  # an input with a default, which nobody feeds
         sizes = value.shape or ()
         shape = tuple(s if isinstance(s, int) else s.value or "?" for s in sizes)
         dtype = str(value.dtype.numpy()) if value.dtype is not None else "float32"

@@ -141,3 +141,12 @@ def test_images_of_any_size_and_functions_of_the_model(tmp_path):
         (expected,) = reference.run({"x": x}).values()
         (found,) = session.run({"x": x}).values()
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_weights_that_are_inputs_with_a_default(untied, tmp_path):
+    deploy(str(untied[1]), find_target("raspberry-pi"), tmp_path / "first", QUIET)
+    ours = tmp_path / "first" / "model.memory-first.onnx"
+    done = deploy(str(ours), find_target("android"), tmp_path / "second", QUIET)
+    assert done.manifest["artifacts"][0]["inputs"][0]["shape"][1:] == (32, 6, 6)
+    assert len(done.manifest["artifacts"][0]["inputs"]) == 1
+    assert all(v.ratio <= LIMIT for v in done.report.variants)

@@ -214,7 +214,10 @@ class Lowering(facts.Facts):
         return name
 
     def emit(self, kind: str, **inputs: Any) -> Var:
-        """Append an operator and give its result; what Core ML refuses is Unsupported."""
+        """Append an operator and give its result; what Core ML refuses is Unsupported.
+
+        coremltools' builder has no error of its own: its type inference raises all of these.
+        """
         make = getattr(self.builder, kind)
         try:
             return make(name=self.unique(f"{self.where}_{kind}"), **inputs)
