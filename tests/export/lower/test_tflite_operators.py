@@ -4,6 +4,7 @@ import contextlib
 import re
 
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument
 
 from export.errors import LoweringError
 from export.lower import LATENCY_FIRST, MEMORY_FIRST, SETTINGS
@@ -51,7 +52,7 @@ def test_other_axes_that_vary_are_followed_or_refused(one, axes, tmp_path):
         model = model_of(one, axes)
         for feeds in feeds_of(one, axes):
             expected_of(model, feeds)
-    except Exception:  # what ONNX Runtime says of a case that cannot grow
+    except (Fail, InvalidArgument):  # ONNX Runtime, of a case that cannot grow
         return
     with contextlib.suppress(LoweringError):
         check(one, tmp_path / "one.tflite", axes)

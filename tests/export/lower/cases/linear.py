@@ -115,6 +115,7 @@ LINEAR = [
         for c in ((3, 1), (3, 5))
     ),
     case("y = Gemm<transB=1>(x, w)", x=(3, 4), w=(5, 4)),
+    case("y = Gemm(x, w, c)", x=(3, 4), w=(4, 1), c=(), varies=False),
     case("y = Gemm<alpha=2.0>(x, w)", x=(3, 4), w=(4, 5)),
     case("y = Gemm(x, x2)", x=(3, 4), x2=(4, 5), varies=False),
     case("y = Gemm<transA=1, transB=1>(x, x2, x3)", x=(4, 3), x2=(5, 4), x3=(5,), varies=False),
