@@ -13,8 +13,9 @@ _RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 def read_differently(graph: ir.Graph) -> frozenset[str]:
     """Initializers whose readers would not all store the same array.
 
-    A product stores ``(out, in)``. An initializer that is read in one arrangement only may be
-    stored in that; one of those named here must stay as it is, and its readers adapt.
+    A product or a convolution stores ``(out, in)``, a transposed one ``(in, out)``. An
+    initializer that is read in one arrangement only may be stored in that; one of those named
+    here must stay as it is, and its readers adapt.
     """
     return frozenset(
         name
@@ -38,6 +39,9 @@ def _wanted(value: ir.Value, view: View) -> Iterator[View]:
             attribute = node.attributes.get("transB")
             straight = attribute is not None and bool(attribute.as_int())
             yield view if straight else _turned(view, (1, 0))
+        elif node.op_type == "ConvTranspose" and place == 1:
+            rank = len(value.shape) if value.shape is not None else 4
+            yield _turned(view, (1, 0, *range(2, rank)))
         else:
             yield view
 

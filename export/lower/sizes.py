@@ -8,6 +8,7 @@ dimensions are the same exactly when they were so in every trial.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -70,6 +71,33 @@ def sum_of(sizes: Iterable[Size]) -> Size:
     for size in sizes:
         total = total + size
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """A size as ``factor`` times the product of other sizes, and ``offset``."""
+
+    terms: tuple[Dim, ...]
+    factor: int
+    offset: int = 0
+
+
+def derive(size: Dim, known: Sequence[Size]) -> Derivation | None:
+    """Find how a size follows from one or two others, in a way that holds in every trial."""
+    dims = [other for other in known if isinstance(other, Dim)]
+    for one in dims:
+        rise = one.values[1] - one.values[0]
+        if rise and (size.values[1] - size.values[0]) % rise == 0:
+            factor = (size.values[1] - size.values[0]) // rise
+            offset = size.values[0] - factor * one.values[0]
+            if one * factor + offset == size:
+                return Derivation((one,), factor, offset)
+    for one, other in itertools.combinations_with_replacement(dims, 2):
+        area = in_file([one * other])[0]
+        factor = size.values[0] // area if area else 0
+        if factor and one * other * factor == size:
+            return Derivation((one, other), factor)
+    return None
 
 
 def in_file(shape: Sequence[Size]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from export.lower import facts
 from export.lower.node import Node, Unsupported
 from export.lower.probe import Probed
-from export.lower.sizes import Dim, Size, in_file, is_static, signature
+from export.lower.sizes import Dim, Size, derive, in_file, is_static, signature
 
 Array = NDArray[np.generic]
 Var: TypeAlias = Any  # coremltools' value of a program
@@ -341,27 +341,16 @@ class Lowering(facts.Facts):
             var, axis = self._axes[size]
             whole = self.emit("shape", x=var)
             return self.emit("slice_by_index", x=whole, begin=[axis], end=[axis + 1])
-        for known in self._axes:
-            found = self._from_other(size, known)
-            if found is not None:
-                return found
-        raise Unsupported("a size that cannot be derived from those of the inputs")
-
-    def _from_other(self, size: Dim, known: Size) -> Var | None:
-        """Write a size as ``factor * known + offset`` where that holds in every trial."""
-        assert isinstance(known, Dim)
-        rise = known.values[1] - known.values[0]
-        if rise == 0 or (size.values[1] - size.values[0]) % rise:
-            return None
-        factor = (size.values[1] - size.values[0]) // rise
-        offset = size.values[0] - factor * known.values[0]
-        if known * factor + offset != size:
-            return None
-        result = self._one_size(known)
-        if factor != 1:
-            result = self.emit("mul", x=result, y=self.number(factor, INT32))
-        if offset:
-            result = self.emit("add", x=result, y=self.number(offset, INT32))
+        derived = derive(size, tuple(self._axes))
+        if derived is None:
+            raise Unsupported("a size that cannot be derived from those of the inputs")
+        result, *others = (self._one_size(term) for term in derived.terms)
+        for other in others:
+            result = self.emit("mul", x=result, y=other)
+        if derived.factor != 1:
+            result = self.emit("mul", x=result, y=self.number(derived.factor, INT32))
+        if derived.offset:
+            result = self.emit("add", x=result, y=self.number(derived.offset, INT32))
         return result
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.lower import facts
 from export.lower.node import Node, Unsupported
 from export.lower.probe import Probed
-from export.lower.sizes import Dim, Size, in_file, is_static, signature
+from export.lower.sizes import Dim, Size, derive, in_file, is_static, signature
 from export.lower.tflite.graph import Graph, Tensor
 from export.lower.tflite.kernels import objection
 from export.lower.tflite.layout import Layout, between, moves_data, plain, rearranged, stored
@@ -275,38 +275,19 @@ class Lowering(facts.Facts):
             whole = self.emit("SHAPE", [tensor], (tensor.rank,), INT32, outType=2)
             begin, end = self.vector([axis]), self.vector([axis + 1])
             return self.emit("STRIDED_SLICE", [whole, begin, end, self.vector([1])], (1,))
-        for known in self._axes:
-            found = self._from_other(size, known) or self._from_pair(size, known)
-            if found is not None:
-                return found
-        raise Unsupported(f"a size that is {signature([size])} cannot be derived from the inputs")
-
-    def _from_other(self, size: Dim, known: Size) -> Tensor | None:
-        """Write a size as ``factor * known + offset`` where that holds in every trial."""
-        assert isinstance(known, Dim)
-        rise = known.values[1] - known.values[0]
-        if rise == 0 or (size.values[1] - size.values[0]) % rise:
-            return None
-        factor = (size.values[1] - size.values[0]) // rise
-        offset = size.values[0] - factor * known.values[0]
-        if known * factor + offset != size:
-            return None
-        result = self._one_size(known)
-        if factor != 1:
-            result = self.emit("MUL", [result, self.vector([factor])], (1,))
-        if offset:
-            result = self.emit("ADD", [result, self.vector([offset])], (1,))
+        derived = derive(size, tuple(self._axes))
+        if derived is None:
+            raise Unsupported(
+                f"a size that is {signature([size])} cannot be derived from the inputs"
+            )
+        result, *others = (self._one_size(term) for term in derived.terms)
+        for other in others:
+            result = self.emit("MUL", [result, other], (1,))
+        if derived.factor != 1:
+            result = self.emit("MUL", [result, self.vector([derived.factor])], (1,))
+        if derived.offset:
+            result = self.emit("ADD", [result, self.vector([derived.offset])], (1,))
         return result
-
-    def _from_pair(self, size: Dim, known: Size) -> Tensor | None:
-        """Write a size as a multiple of the product of two others where it is in every trial."""
-        for other in self._axes:
-            area = in_file([known * other])[0]
-            factor = size.values[0] // area if area else 0
-            if factor and known * other * factor == size:
-                found = self.emit("MUL", [self._one_size(known), self._one_size(other)], (1,))
-                return self.emit("MUL", [found, self.vector([factor])], (1,))
-        return None
 
     # ---- small helpers that many operators use ------------------------------------------------
 

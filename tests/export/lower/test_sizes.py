@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.lower.sizes import (
+    Derivation,
     Dim,
     broadcast,
+    derive,
     in_file,
     is_static,
     largest,
@@ -19,6 +21,7 @@ from export.lower.sizes import (
     sum_of,
 )
 
+BATCH, LENGTH = Dim((1, 2, 4)), Dim((5, 9, 8))
 TRIALS = st.lists(st.integers(0, 50), min_size=3, max_size=3)
 
 
@@ -88,3 +91,16 @@ def test_a_size_that_varies_is_broadcast_with_1_and_with_itself():
     for other in (m, 3):
         with pytest.raises(ValueError, match="cannot be broadcast"):
             broadcast((n,), (other,))
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        (BATCH * 3 + 2, Derivation((BATCH,), 3, 2)),
+        (BATCH * LENGTH * 4, Derivation((BATCH, LENGTH), 4)),
+        (LENGTH * LENGTH, Derivation((LENGTH, LENGTH), 1)),
+        (BATCH * BATCH * LENGTH, None),
+    ],
+)
+def test_a_size_follows_from_those_that_are_known(size, found):
+    assert derive(size, (BATCH, 7, LENGTH)) == found

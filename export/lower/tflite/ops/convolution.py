@@ -130,17 +130,23 @@ def is_same(window: Window, image: Sequence[Size]) -> bool:
     return True
 
 
-def conv(low: Lowering, node: Node) -> None:
-    """Conv of one or two spatial axes, dense, grouped or depthwise."""
+def _parameters(low: Lowering, node: Node) -> tuple[Constant, Constant | None]:
+    """The filter and the bias, which the kernels want constant."""
     weight = low.held(node.required(1))
     if not isinstance(weight, Constant):
         raise Unsupported("the filter is computed while the model runs; it must be constant")
-    x = image_of(low, node.required(0))
-    filters = weight.array if weight.array.ndim == _PLANE else weight.array[:, :, None, :]
-    window = window_of(node, weight.array.shape[2:], low.shape(node.required(0))[2:])
     bias = low.held(node.required(2)) if node.input(2) is not None else None
     if bias is not None and not isinstance(bias, Constant):
         raise Unsupported("the bias is computed while the model runs; it must be constant")
+    return weight, bias
+
+
+def conv(low: Lowering, node: Node) -> None:
+    """Conv of one or two spatial axes, dense, grouped or depthwise."""
+    weight, bias = _parameters(low, node)
+    x = image_of(low, node.required(0))
+    filters = weight.array if weight.array.ndim == _PLANE else weight.array[:, :, None, :]
+    window = window_of(node, weight.array.shape[2:], low.shape(node.required(0))[2:])
     groups = node.integer("group", 1)
     if _is_pointwise(window) and groups == 1 and low.keeps_orientation(weight):
         matrix = filters.reshape(filters.shape[:2]).T
@@ -189,18 +195,13 @@ def _output(low: Lowering, node: Node) -> Shape:
 
 def conv_transpose(low: Lowering, node: Node) -> None:
     """ConvTranspose: the whole result by TRANSPOSE_CONV, then cut to what the padding leaves."""
-    weight = low.held(node.required(1))
-    if not isinstance(weight, Constant):
-        raise Unsupported("the filter is computed while the model runs; it must be constant")
+    weight, bias = _parameters(low, node)
     automatic = node.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     if automatic or node.integers("output_shape", ()):
         raise Unsupported("auto_pad and output_shape; give pads and output_padding")
     x = image_of(low, node.required(0))
     filters = weight.array if weight.array.ndim == _PLANE else weight.array[:, :, None, :]
     window = window_of(node, weight.array.shape[2:], low.shape(node.required(0))[2:])
-    bias = low.held(node.required(2)) if node.input(2) is not None else None
-    if bias is not None and not isinstance(bias, Constant):
-        raise Unsupported("the bias is computed while the model runs; it must be constant")
     groups = node.integer("group", 1)
     if groups == 1 and _is_pointwise(window) and not any(node.integers("output_padding", ())):
         view = replace(weight, array=filters.reshape(filters.shape[:2]))
