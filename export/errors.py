@@ -12,6 +12,8 @@ WeightspaceError                exit code 1
 ├── ParityError                 an artifact's outputs differ from torch's
 ├── OutputError                 an output folder cannot be written, or the disk is full
 ├── MeasureError                a measurement could not be made
+├── DeviceError                 a device cannot be reached, or failed at what it was asked for
+│   └── DeviceLostError         the link to a device broke; trying again may help
 └── RegressionGateError         exit code 3: a comparison tripped its gate
 """
 
@@ -90,6 +92,14 @@ class OutputError(WeightspaceError):
 
 class MeasureError(WeightspaceError):
     """A measurement could not be made."""
+
+
+class DeviceError(WeightspaceError):
+    """A device could not be reached, or could not do what it was asked for."""
+
+
+class DeviceLostError(DeviceError):
+    """The link to a device broke."""
 
 
 class RegressionGateError(WeightspaceError):

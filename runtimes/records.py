@@ -59,7 +59,15 @@ class Environment:
     """The machine a measurement was made on.
 
     Args:
+        cpu: the processor, or the board where the system names that.
         runtime: each runtime that measured with its version, joined by commas.
+        throttled: whether the machine slowed itself down while measuring.
+        emulated: whether it is no real machine, such as QEMU's; its times are not a device's.
+        clocks_hz: of each core, before and after, where the system tells.
+        temperatures_c: of the hottest zone, before and after, in degrees Celsius.
+        power_mode: as the device names it, such as a Jetson's ``MAXN``.
+        power_w: mean power of the whole board while measuring, where it has a sensor.
+        warnings: what makes the figures doubtful, a sentence each.
     """
 
     host: str
@@ -73,6 +81,12 @@ class Environment:
     python: str
     swapped: bool = False
     throttled: bool = False
+    emulated: bool = False
+    clocks_hz: tuple[tuple[int, ...], ...] = ()
+    temperatures_c: tuple[float, ...] = ()
+    power_mode: str | None = None
+    power_w: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from export.records import Parity, TieMap
 from runtimes.records import Environment, Latency, Memory
@@ -44,6 +45,50 @@ class Variant:
     def id(self) -> str:
         """What tells it apart from every other variant of a report."""
         return f"{self.format} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is known of one variant on one device.
+
+    Args:
+        latency_ms_by_size: measured latency for each value of the report's axis.
+        estimate_ms_by_size: estimated latency; only in a run that is an estimate.
+        parity: of the outputs that the device itself computed.
+        invalid: why the figures must not be relied on, such as a run that throttled; else empty.
+        failure: why there are no figures, such as a file that the runtime refused; else empty.
+    """
+
+    load_ms: float | None = None
+    memory: Memory | None = None
+    latency_ms_by_size: dict[int, Latency] = field(default_factory=dict)
+    estimate_ms_by_size: dict[int, float] = field(default_factory=dict)
+    parity: Parity | None = None
+    invalid: str = ""
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All variants on one device, or the estimate of all of them for one target.
+
+    Args:
+        device: ``local``, the device's name, or the target's name for an estimate.
+        measured_on: words for the machine, such as ``this machine (AMD EPYC)``.
+        kind: ``measured`` or ``estimated``; the two are never mixed.
+        environment: None for an estimate.
+        results: keyed by :attr:`Variant.id`.
+        notes: sentences a reader should know, such as the assumptions of an estimate.
+    """
+
+    device: str
+    measured_on: str
+    kind: Literal["measured", "estimated"]
+    threads: int
+    environment: Environment | None
+    results: dict[str, Result]
+    notes: tuple[str, ...] = ()
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True)
