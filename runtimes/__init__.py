@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from export.errors import BadFileError, MeasureError
 from runtimes.session import Session
+
+
+def _anywhere() -> bool:
+    return True
+
+
+def _on_macos() -> bool:
+    return sys.platform == "darwin"
+
+
+def _with_tensorrt_and_gpu() -> bool:
+    return bool(importlib.import_module("runtimes.trt").is_here())
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +35,10 @@ class Backend:
             imported when it is needed.
         package: the vendor's package.
         extra: the extra of this project that installs it.
-        system: the one system, as in ``sys.platform``, that has the runtime; None for any.
-        reference: the module that evaluates an artifact on other systems, for parity alone.
+        runtime: what runs an artifact on its target, as reports name it.
+        here: whether this machine has the runtime, or could have it by installing the extra.
+        needs: what a machine must have besides the package, in words.
+        reference: the module that evaluates an artifact on other machines, for parity alone.
     """
 
     format: str
@@ -32,18 +46,15 @@ class Backend:
     module: str
     package: str
     extra: str
-    system: str | None = None
+    runtime: str
+    here: Callable[[], bool] = _anywhere
+    needs: str = ""
     reference: str | None = None
 
     @property
     def measurable(self) -> bool:
         """Whether the runtime itself is here; if not, its artifacts may be run but not timed."""
-        return self.system is None or sys.platform == self.system
-
-    @property
-    def runtime(self) -> str:
-        """What runs an artifact on its target, as reports name it."""
-        return "Core ML" if self.format == "mlpackage" else self.package
+        return self.here()
 
     @property
     def evaluated_by(self) -> str:
@@ -58,11 +69,17 @@ class Backend:
 
 
 BACKENDS: dict[str, Backend] = {
-    "onnx": Backend("onnx", ".onnx", "runtimes.ort", "onnxruntime", "ort"),
-    "tflite": Backend("tflite", ".tflite", "runtimes.litert", "ai-edge-litert", "litert"),
+    "onnx": Backend("onnx", ".onnx", "runtimes.ort", "onnxruntime", "ort", "onnxruntime"),
+    "tflite": Backend(
+        "tflite", ".tflite", "runtimes.litert", "ai-edge-litert", "litert", "ai-edge-litert"
+    ),
     "mlpackage": Backend(
-        "mlpackage", ".mlpackage", "runtimes.coreml", "coremltools", "coreml",
-        system="darwin", reference="runtimes.coreml_reference",
+        "mlpackage", ".mlpackage", "runtimes.coreml", "coremltools", "coreml", "Core ML",
+        here=_on_macos, needs="macOS", reference="runtimes.coreml_reference",
+    ),
+    "engine": Backend(
+        "engine", ".engine", "runtimes.trt", "tensorrt-rtx-cu13", "tensorrt", "TensorRT",
+        here=_with_tensorrt_and_gpu, needs="an NVIDIA GPU, its driver and a TensorRT package",
     ),
 }  # fmt: skip
 
@@ -98,10 +115,9 @@ def require_measurable(path: Path) -> None:
     """
     backend = backend_of(path)
     if not backend.measurable:
-        raise MeasureError(
-            f"{path.name} cannot be measured on this system: what runs it here is a "
-            f"{backend.evaluated_by}"
-        )
+        instead = f"what runs it here is a {backend.evaluated_by}"
+        reason = instead if backend.reference else f"{backend.runtime} needs {backend.needs}"
+        raise MeasureError(f"{path.name} cannot be measured on this system: {reason}")
 
 
 def open_artifact(

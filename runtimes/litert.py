@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from export.errors import BadFileError, MeasureError, MissingExtraError, UnknownNameError
 from export.records import TensorSpec
+from runtimes.feeds import check_feeds, shape_words
 from runtimes.fresh import in_fresh_process, save_feeds
 from runtimes.records import OperatorTime
 from runtimes.session import Arrays
@@ -38,7 +39,7 @@ class LitertSession:
         named = _named_tensors(interpreter)
         self.inputs, self._input_indices = _specs(named[0])
         self.outputs, self._output_indices = _specs(named[1])
-        self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+        self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] | None = None
         self._shapes = {name: tuple(map(int, details["shape"])) for name, details in named[0]}
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
@@ -51,8 +52,8 @@ class LitertSession:
         """
         given = [(name, array.dtype, array.shape) for name, array in feeds.items()]
         if given != self._accepted:  # checks would be timed along with every run of a small model
-            self._accepted = []
-            self._check(feeds)
+            self._accepted = None
+            check_feeds(self._name, self.inputs, feeds)
             self._resize({name: array.shape for name, array in feeds.items()})
             self._accepted = given
         try:
@@ -70,19 +71,6 @@ class LitertSession:
         """Free the interpreter and what it has mapped."""
         self._interpreter = None
 
-    def _check(self, feeds: Mapping[str, NDArray[np.generic]]) -> None:
-        if feeds.keys() != self._input_indices.keys():
-            wanted = ", ".join(map(repr, self._input_indices)) or "none"
-            given = ", ".join(map(repr, feeds)) or "none"
-            raise MeasureError(f"{self._name} takes the inputs {wanted}; given were {given}")
-        for spec in self.inputs:
-            array = feeds[spec.name]
-            if array.dtype.name != spec.dtype or not _fits(array.shape, spec.shape):
-                raise MeasureError(
-                    f"input {spec.name!r} of {self._name} is {_words(spec.dtype, spec.shape)}; "
-                    f"given was {_words(array.dtype.name, array.shape)}"
-                )
-
     def _resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         changed = [name for name, shape in shapes.items() if self._shapes.get(name) != shape]
         if not changed:
@@ -93,7 +81,7 @@ class LitertSession:
                 self._interpreter.resize_tensor_input(self._input_indices[name], shapes[name])
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            words = ", ".join(f"{name!r} as {_shape_words(shapes[name])}" for name in changed)
+            words = ", ".join(f"{name!r} as {shape_words(shapes[name])}" for name in changed)
             raise MeasureError(
                 f"{NAME} cannot run {self._name} with {words}: {_first_line(error)}"
             ) from error
@@ -304,20 +292,6 @@ def _specs(
 def _shape_of(details: Details) -> tuple[int | str, ...]:
     # The format does not name its dynamic dimensions.
     return tuple(_DYNAMIC if size < 0 else int(size) for size in details["shape_signature"])
-
-
-def _fits(shape: Sequence[int], wanted: Sequence[int | str]) -> bool:
-    return len(shape) == len(wanted) and all(
-        isinstance(size, str) or size == given for given, size in zip(shape, wanted, strict=True)
-    )
-
-
-def _words(dtype: str, shape: Sequence[int | str]) -> str:
-    return f"{dtype} {_shape_words(shape)}"
-
-
-def _shape_words(shape: Sequence[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def _first_line(error: Exception) -> str:

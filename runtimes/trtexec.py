@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.errors import DeviceError, MeasureError
+from export.tensorrt_errors import explain, is_out_of_memory
 from runtimes.bench import summarise
 from runtimes.records import Latency, OperatorTime
-from runtimes.trtexec_errors import explain, is_out_of_memory
 
 MOST_LOG_CHARS = 32 << 20
 MOST_EXPORT_CHARS = 64 << 20

@@ -25,6 +25,8 @@ VENDORS = {
     "onnxruntime",
     "onnxscript",
     "onnxsim",
+    "tensorrt",
+    "tensorrt_rtx",
     "tflite_runtime",
     "transformers",
 }
@@ -65,7 +67,7 @@ def test_the_command_line_starts_without_any_heavy_package():
     code = (
         "import sys\n"
         "heavy = 'torch onnxruntime onnxsim onnxscript matplotlib ai_edge_litert flatbuffers '\n"
-        "heavy += 'coremltools'\n"
+        "heavy += 'coremltools tensorrt tensorrt_rtx'\n"
         "for name in heavy.split():\n"
         "    sys.modules[name] = None\n"  # importing it fails as if it were not installed
         "import devices.cli, export, runtimes, weightspace, export.audit, devices.target\n"

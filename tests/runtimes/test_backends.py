@@ -51,6 +51,8 @@ def test_the_extra_of_a_backend_installs_its_package(name):
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_brings_a_model_that_warms_its_runtime_up(name, tmp_path):
     module = backend_module(tmp_path / f"net{BACKENDS[name].suffix}")
+    if not BACKENDS[name].measurable and not BACKENDS[name].reference:
+        pytest.skip(f"{BACKENDS[name].runtime} needs {BACKENDS[name].needs}")
     path = module.warm_up_model(tmp_path)
     session = open_artifact(path)
     assert type(session) is type(module.open_session(path))
@@ -76,20 +78,36 @@ def test_a_file_that_no_backend_runs_is_refused_with_those_that_are(tmp_path, na
     )
 
 
-# ---- a runtime that only one system has ----------------------------------------------------------
+# ---- a runtime that only some machines have ------------------------------------------------------
 
 
-def only_on(system):
-    return Backend("x", ".x", "runtimes.coreml", "coremltools", "coreml", system=system,
-                   reference="runtimes.coreml_reference")  # fmt: skip
+def only_where(here):
+    return Backend("x", ".x", "runtimes.coreml", "coremltools", "coreml", "Core ML",
+                   here=lambda: here, reference="runtimes.coreml_reference")  # fmt: skip
 
 
 def test_a_reference_takes_the_place_of_a_runtime_that_is_not_here():
-    here, elsewhere = only_on(sys.platform), only_on("elsewhere")
+    here, elsewhere = only_where(True), only_where(False)
     assert (here.measurable, here.module_here) == (True, "runtimes.coreml")
     assert here.evaluated_by == "coremltools"
     assert (elsewhere.measurable, elsewhere.module_here) == (False, "runtimes.coreml_reference")
     assert elsewhere.evaluated_by == "reference evaluation of the saved program (not Core ML)"
+
+
+def test_core_ml_is_here_on_macos_alone():
+    assert BACKENDS["mlpackage"].measurable == (sys.platform == "darwin")
+
+
+def test_an_engine_without_a_gpu_is_refused_with_what_it_needs(monkeypatch):
+    elsewhere = replace(BACKENDS["engine"], here=lambda: False)
+    monkeypatch.setitem(BACKENDS, "engine", elsewhere)
+    assert elsewhere.module_here == "runtimes.trt"
+    with pytest.raises(MeasureError) as caught:
+        require_measurable(Path("net.engine"))
+    assert str(caught.value) == (
+        "net.engine cannot be measured on this system: TensorRT needs an NVIDIA GPU, its driver "
+        "and a TensorRT package"
+    )
 
 
 @pytest.mark.parametrize("name", ["onnx", "tflite"])
@@ -100,7 +118,7 @@ def test_a_runtime_of_any_system_names_its_package(name):
 
 
 def test_nothing_is_measured_by_a_reference(monkeypatch, tmp_path):
-    monkeypatch.setitem(BACKENDS, "mlpackage", replace(BACKENDS["mlpackage"], system="elsewhere"))
+    monkeypatch.setitem(BACKENDS, "mlpackage", replace(BACKENDS["mlpackage"], here=lambda: False))
     path = backend_module(Path("net.mlpackage")).warm_up_model(tmp_path)
     session = open_artifact(path)
     feeds = {spec.name: np.ones((64, 64), spec.dtype) for spec in session.inputs}

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from export.errors import DeviceError, MeasureError
+from export.tensorrt_errors import explain
 from runtimes import trtexec
 from runtimes.trtexec import parse_log, parse_profile, parse_times, require_passed
-from runtimes.trtexec_errors import explain
 
 DATA = Path(__file__).parents[1] / "data" / "trtexec"
 LOGS = sorted(path.name for path in DATA.glob("*.log"))

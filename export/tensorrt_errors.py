@@ -41,10 +41,15 @@ _LIBRARY = re.compile(r"expecting library version (\S{1,40}) got (\S{1,40}?)[,.]
 _COMPUTE = re.compile(
     r"incompatible device[,.] expecting compute (\d\d?\.\d) got compute (\d\d?\.\d)"
 )
-_CUDA = re.compile(r"CUDA initialization failure with error:? (\d{1,4})|(CUDA_ERROR_\w{1,60})")
+# CUDA's own: driver too old, no device, invalid device, initialisation, system or driver mismatch.
+_CUDA = re.compile(
+    r"CUDA initialization failure with error:? (\d{1,4})"
+    r"|cudaError (3|35|100|101|802|803|804): ([^)]{1,120})"
+)
 _PARSING = re.compile(r"While parsing node number (\d{1,9}) \[(\S{1,60})")
 _NO_KERNEL = re.compile(r"Could not find any implementation for node (.{1,160}?)\.\)?$")
 _IN_NODE = re.compile(r"In node (-?\d{1,9}) with name: .{0,200}? and operator: ?(\w{0,60})")
+_UNSUPPORTED = {7, 8}  # nvonnxparser::ErrorCode: a graph, a node
 _BYTES = re.compile(r"GPU memory \((\d{1,18}) bytes\)|Requested size was (\d{1,18}) bytes")
 
 
@@ -140,8 +145,8 @@ def _no_gpu(errors: Sequence[str]) -> str | None:
     for line in errors:
         found = _CUDA.search(line)
         if found:
-            code = found.group(1) or found.group(2)
-            return f"CUDA finds no usable GPU and driver here (error {code})"
+            reason = found.group(3) or f"error {found.group(1)}"
+            return f"CUDA finds no usable GPU and driver here ({reason})"
     return None
 
 
@@ -170,10 +175,22 @@ def _unsupported(errors: Sequence[str], lines: Sequence[str]) -> str | None:
     for line in errors:
         found = _PARSING.search(line)
         if found:
-            reasons = [one for one in lines if ": Error Code" in one]
-            why = _last_clause(reasons[0]) if reasons else "it cannot be parsed"
+            why = _parsers_reason("\n".join([*errors, *lines]))
             return _short(f"operator {found.group(2)} (node {found.group(1)}): {why}")
     return None
+
+
+def _parsers_reason(text: str) -> str:
+    """Find why a node was refused: a line with TensorRT's own error, or one of the parser's."""
+    for line in text.splitlines():
+        if ": Error Code" in line:
+            return _last_clause(line)
+    found = re.search(r"^\[(\d{1,2})\] (.{1,200})$", text, re.MULTILINE)
+    if not found:
+        return "it cannot be parsed"
+    code, words = found.groups()
+    unknown = int(code) in _UNSUPPORTED or "Plugin not found" in words
+    return "not supported" if unknown else words
 
 
 def _last_clause(line: str) -> str:
