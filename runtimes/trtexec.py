@@ -1,7 +1,7 @@
 """What NVIDIA's trtexec prints and exports, of TensorRT 8, 10 and 11.
 
 The formats are read from recorded output (tests/data/trtexec) and from the tool's published
-source. What differs between versions: up to 8.4 there is one percentile, until 8.3 an
+source. What differs between versions: up to 8.4 there is one percentile, before it an
 ``End-to-End Host Latency`` besides; the weights' bytes are printed from 10 on; 11 uses a CUDA graph
 and leaves transfers out unless told otherwise. GPU compute time is the one figure that means the
 same in all of them.
@@ -166,11 +166,11 @@ def parse_times(text: str, *, warmup_ms: float = 0.0, warmup_runs: int = 0) -> L
     """Read the times that ``--exportTimes`` wrote: GPU compute time, run by run.
 
     The time stamps beside it are single floats in six digits, so after a second their differences
-    say nothing; ``computeMs`` is exact. TensorRT 8 and older export the warm-up as well: runs that
+    say nothing; ``computeMs`` is exact. TensorRT 8.2 and older export the warm-up too: runs that
     began before ``warmup_ms`` are left out, which is trtexec's own rule.
 
     trtexec does not report the first inference, so ``Latency.first`` is the first run in the file:
-    of 8 and older it is the first inference, of later versions the first after the warm-up.
+    where the warm-up is exported it is the first inference, else the first one after it.
 
     Args:
         warmup_ms: what ``--warmUp`` was.
