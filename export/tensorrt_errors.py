@@ -121,6 +121,7 @@ def _missing_file(errors: Sequence[str]) -> str | None:
 def _other_engine(errors: Sequence[str], version: Version | None) -> str | None:
     """Tell an engine of another version or device; TensorRT calls what it is ``expecting``."""
     remedy = "build it again on the device that runs it"
+    this = f" (this is {_dotted(version)})" if version else ""
     for line in errors:
         library = _LIBRARY.search(line)
         if library:
@@ -133,11 +134,12 @@ def _other_engine(errors: Sequence[str], version: Version | None) -> str | None:
                 f"the engine was built for a GPU of compute capability {there} and this one has "
                 f"{here}; {remedy}"
             )
+        if "magic" in line.lower() and "tag" in line.lower():
+            return f"this is an engine of another kind of TensorRT{this}, or none; {remedy}"
         if "Version tag does not match" in line or "incompatible serialization version" in line:
-            this = f"this is {_dotted(version)}" if version else "this is not it"
-            return f"the engine was built by another version of TensorRT ({this}); {remedy}"
-        if "magicTag" in line or "magic tag" in line.lower():
-            return f"this is no engine of this TensorRT; {remedy}"
+            return f"the engine was built by another version of TensorRT{this}; {remedy}"
+        if "Serialization assertion" in line:
+            return f"the engine's file is damaged or cut short; {remedy}"
     return None
 
 

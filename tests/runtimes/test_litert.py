@@ -281,6 +281,11 @@ def test_without_a_package_the_extra_is_named(path, nothing_installed):
 # ---- feeds that do not fit --------------------------------------------------------------------
 
 
+def test_the_first_run_of_all_without_feeds_is_refused(path):
+    with pytest.raises(MeasureError, match=r"^net\.tflite takes the inputs 'x'; given were none$"):
+        open_session(path).run({})
+
+
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [

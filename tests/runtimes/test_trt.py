@@ -120,6 +120,24 @@ def test_what_tensorrt_says_without_a_driver_is_explained(tensorrt):
 
 
 @needs_package
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda plan: plan[:5000], "the engine's file is damaged or cut short; "),
+        (lambda plan: plan + bytes(8), "the engine's file is damaged or cut short; "),
+        (lambda plan: b"ftrt" + plan[4:], "this is an engine of another kind of TensorRT, or none"),
+        (lambda plan: b"<!DOCTYPE html>" + plan[15:], "this is an engine of another kind of "),
+    ],
+)
+def test_what_tensorrt_says_of_a_damaged_file_is_explained(tensorrt, damage, words):
+    messages = []
+    runtime = tensorrt.Runtime(collecting_logger(tensorrt, messages))
+    plan = damage(build(tensorrt, tied_ffn(WEIGHT)))
+    assert runtime.deserialize_cuda_engine(plan) is None
+    assert explain(messages).startswith(words)
+
+
+@needs_package
 @pytest.mark.parametrize("operator", ["Unique", "Reluctant"])
 def test_an_operator_that_the_parser_lacks_is_explained(tensorrt, operator):
     model = onnx.parser.parse_model(

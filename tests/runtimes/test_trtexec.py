@@ -149,8 +149,8 @@ def test_attempts_that_call_themselves_errors_do_not_fail_a_run_that_passed():
     ("name", "words"),
     [
         ("10.0.1-other-version.log",
-         "the engine was built by another version of TensorRT (this is 10.0.1); build it again on "
-         "the device that runs it"),
+         "this is an engine of another kind of TensorRT (this is 10.0.1), or none; build it again "
+         "on the device that runs it"),
         ("10.3.0-unknown-options.log",
          "the trtexec of TensorRT 10.3.0 does not know --workspace, --buildOnly, --explicitBatch; "
          "its versions differ in them; see trtexec --help on the device"),

@@ -66,7 +66,10 @@ def test_program_and_recordings_may_be_pushed_and_run_where_they_lie(board):
     ("arguments", "words"),
     [
         (["--onnx=absent.onnx"], "there is no readable file absent.onnx"),
-        (["--loadEngine=10.0.1-other-version.engine"], "built by another version of TensorRT"),
+        (
+            ["--loadEngine=10.0.1-other-version.engine"],
+            "an engine of another kind of TensorRT (this is 10.0.1)",
+        ),
         (["--onnx=10.3.0-out-of-memory.onnx"], "the device ran out of memory"),
         (["--onnx=10.3.0-unsupported-node.onnx"], "operator Tile (node 146): "),
         (["--onnx=net.onnx", "--workspace=64"], "TensorRT 10.3.0 does not know --workspace; "),
