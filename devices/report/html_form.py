@@ -94,7 +94,7 @@ def band_name(run: Run) -> str:
 def clocks_words(environment: Environment) -> str:
     """Write the clocks of all cores, before and after: ``2.40 GHz, then 1.50 to 2.40 GHz``."""
     parts = []
-    for clocks in environment.clocks_hz:
+    for clocks in filter(None, environment.clocks_hz):
         low, high = (f"{each / 1e9:.2f}" for each in (min(clocks), max(clocks)))
         parts.append(f"{low} GHz" if low == high else f"{low} to {high} GHz")
     return ", then ".join(parts)

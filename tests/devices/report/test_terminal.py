@@ -6,7 +6,13 @@ import pytest
 from rich.console import Console
 
 from devices.report.terminal import print_report
-from devices.report.units import format_bytes, format_error, format_ms, format_ratio
+from devices.report.units import (
+    format_bytes,
+    format_error,
+    format_ms,
+    format_ratio,
+)
+from tests.devices.report.reports import without_figures
 
 
 def shown(report, width, path=None, **options):
@@ -19,6 +25,15 @@ def words_of(text):
     return " ".join(text.split())
 
 
+def measured_figures(result):
+    return [
+        format_bytes(result.memory.weights_resident_bytes),
+        format_bytes(result.memory.peak_rss_bytes),
+        format_ms(result.load_ms),
+        *(format_ms(latency.p50) for latency in result.latency_ms_by_size.values()),
+    ]
+
+
 @pytest.mark.parametrize("width", [80, 100, 120, 140, 200])
 def test_every_figure_is_there(width, report):
     text = shown(report, width, Path("out/report.html"))
@@ -29,11 +44,8 @@ def test_every_figure_is_there(width, report):
             format_bytes(variant.file_bytes),
             format_bytes(variant.weight_bytes),
             format_ratio(variant.ratio),
-            format_bytes(variant.memory.weights_resident_bytes),
-            format_bytes(variant.memory.peak_rss_bytes),
-            format_ms(variant.load_ms),
             format_error(variant.parity.max_rel),
-            *(format_ms(latency.p50) for latency in variant.latency_ms_by_size.values()),
+            *measured_figures(report.runs[0].of(variant)),
         ]
         for figure in figures:
             assert figure in words, figure
@@ -58,7 +70,9 @@ def test_it_says_where_it_was_measured(report):
 
 @pytest.mark.parametrize("changes", [{"device": "pi-on-desk"}, {"target": "local"}])
 def test_a_measured_target_is_not_disclaimed(changes, report):
-    words = words_of(shown(dataclasses.replace(report, **changes), 100))
+    (run,) = report.runs
+    run = dataclasses.replace(run, device=changes.pop("device", "local"))
+    words = words_of(shown(dataclasses.replace(report, runs=(run,), **changes), 100))
     assert "not a figure of the target" not in words
 
 
@@ -74,8 +88,10 @@ def test_form_options_notes_and_path(report):
 
 
 def test_an_invalid_measurement_is_said_to_be(report):
-    environment = dataclasses.replace(report.environment, swapped=True, throttled=True)
-    words = words_of(shown(dataclasses.replace(report, environment=environment), 100))
+    (run,) = report.runs
+    environment = dataclasses.replace(run.environment, swapped=True, throttled=True)
+    run = dataclasses.replace(run, environment=environment)
+    words = words_of(shown(dataclasses.replace(report, runs=(run,)), 100))
     assert "Invalid: the machine swapped and the processor throttled" in words
 
 
@@ -90,27 +106,25 @@ def test_names_are_not_markup(report):
 
 
 def test_what_is_missing_is_said(report):
-    bare = dataclasses.replace(
-        report.variants[1],
-        memory=None, parity=None, accuracy=None, load_ms=None, latency_ms_by_size={},
-    )  # fmt: skip
+    bare = dataclasses.replace(report.variants[1], parity=None, accuracy=None)
+    report = without_figures(report, 0, bare.id)
     words = words_of(shown(dataclasses.replace(report, variants=(bare,)), 80))
     assert "Not measured: latency." in words
     assert "Not measured: parity." in words
     assert "No naive export stands beside it." in words
     words = words_of(shown(dataclasses.replace(report, variants=(report.variants[0], bare)), 80))
     assert "Not measured for latency-first: memory." in words
+    words = words_of(shown(dataclasses.replace(report, runs=()), 80))
+    assert "Latency and memory: not measured." in words
+    assert "Not measured: memory." in words
 
 
-def figures_of(variant):
+def figures_of(report, variant):
     return [
         format_bytes(variant.file_bytes),
         format_bytes(variant.weight_bytes),
-        format_bytes(variant.memory.weights_resident_bytes),
-        format_bytes(variant.memory.peak_rss_bytes),
-        format_ms(variant.load_ms),
         format_error(variant.parity.max_rel),
-        *(format_ms(latency.p50) for latency in variant.latency_ms_by_size.values()),
+        *measured_figures(report.runs[0].of(variant)),
     ]
 
 
@@ -119,7 +133,7 @@ def test_two_formats_are_shown_in_full(width, both):
     text = shown(both, width)
     words = words_of(text)
     for variant in both.variants:
-        for figure in figures_of(variant):
+        for figure in figures_of(both, variant):
             assert figure in words, figure
         assert f"{variant.format} {variant.name}: {variant.form};" in words
     assert "…" not in text
@@ -135,7 +149,11 @@ def test_two_formats_at_80_columns_have_a_table_each(both):
     ):
         assert table[1].split() == ["naive", "latency-first", "memory-first"]
         (row,) = (line for line in table if line.startswith("p50 batch 4"))
-        medians = [v.latency_ms_by_size[4].p50 for v in both.variants if v.format == format_name]
+        medians = [
+            both.runs[0].of(v).latency_ms_by_size[4].p50
+            for v in both.variants
+            if v.format == format_name
+        ]
         assert [format_ms(median) in row for median in medians] == [True] * 3
 
 
@@ -177,11 +195,10 @@ def test_parity_on_other_inputs_is_told_apart(both):
 
 
 def test_a_format_without_naive_or_figures_is_named(both):
-    kept = tuple(
-        dataclasses.replace(v, latency_ms_by_size={}, memory=None) if v.format == "tflite" else v
-        for v in both.variants
-        if v.id != "tflite naive"
-    )
+    kept = tuple(v for v in both.variants if v.id != "tflite naive")
+    for variant in kept:
+        if variant.format == "tflite":
+            both = without_figures(both, 0, variant.id)
     text = shown(dataclasses.replace(both, variants=kept), 80)
     words = words_of(text)
     assert "No naive TFLite export stands beside ours." in words
