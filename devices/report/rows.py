@@ -98,7 +98,7 @@ def run_rows(report: Report, run: Run, variants: Sequence[Variant]) -> list[Row]
     rows = memory_rows(report, run, variants) + latency_rows(report, run, variants)
     parities = [run.of(v).parity for v in variants]
     if any(parities):
-        rows += _marked(run, [("parity there", [_parity(parity) for parity in parities])])
+        rows += _marked(run, [("parity on device", [_parity(parity) for parity in parities])])
     return rows
 
 

@@ -53,7 +53,7 @@ from devices.report.words import (
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of one device; the first block, of files and the first device, has no heading."""
+    """Rows of one device; the heading of the first, which has the files too, is a column's."""
 
     heading: str
     rows: list[Row]
@@ -144,12 +144,12 @@ def _by_figure(
     for block in blocks:
         table = _table()
         table.show_header = block is blocks[0]
-        table.add_column("", min_width=first)
+        table.add_column(block.heading if block is blocks[0] else "", min_width=first)
         for name, width in zip(names, widths, strict=True):
             table.add_column(name, justify="right", overflow="fold", min_width=width)
         for title, row in block.rows:
             table.add_row(title, *(_on_one_line(cell) for cell in row))
-        if block.heading:
+        if block is not blocks[0]:
             parts += ["", _line(block.heading, "bold")]
         parts.append(table)
     return parts
@@ -159,7 +159,8 @@ def _blocks(report: Report, variants: Sequence[Variant]) -> list[Block]:
     """Give the files and the first measured device, then every other device that knows of them."""
     run = first_measured(report)
     times = latency_rows(report, run, variants) if run else []
-    blocks = [Block("", _first_rows(report, run, variants, times))]
+    name = run.device if run and len(report.runs) > 1 else ""
+    blocks = [Block(name, _first_rows(report, run, variants, times))]
     for other in ordered_runs(report):
         rows = run_rows(report, other, variants)
         if other is not run and rows:
@@ -230,5 +231,5 @@ def _legend(report: Report) -> str:
         f"Beside p50: times naive{' of the same format' if len(formats(report)) > 1 else ''}."
     )
     if any(invalid_reason(run, v) for run in report.runs for v in report.variants):
-        words += f" {INVALID_MARK}: invalid, as said below; without a ratio."
+        words += f" {INVALID_MARK}: invalid, as said below; in no ratio to naive."
     return words
