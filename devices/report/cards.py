@@ -177,7 +177,7 @@ def _where(report: Report) -> str:
     run = first_measured(report)
     if run is None or (len(report.runs) == 1 and not run.emulated):
         return ""
-    return f", {run.device}" + (f", {EMULATED}" if run.emulated else "")
+    return f" ({run.device}, {EMULATED})" if run.emulated else f" ({run.device})"
 
 
 def _parity(_: Report, variant: Variant) -> tuple[str, ...] | None:

@@ -381,8 +381,8 @@ def test_an_estimate_is_drawn_nowhere_and_is_marked_at_every_figure(several, pag
     assert not [label for label in labels_of(page) if "stimate" in label]
     for result in several.runs[1].results.values():
         for estimate in result.estimate_ms_by_size.values():
-            assert page.words.count(format_estimate(estimate)) == 1
-            assert page.words.count(format_ms(estimate)) == 1  # never without its marks
+            marked = page.words.count(format_estimate(estimate))
+            assert page.words.count(format_ms(estimate)) == marked >= 1  # never without its marks
     assert "Scaled by the peak of its cores" in page.words
 
 
@@ -393,9 +393,9 @@ def test_an_emulated_device_is_tagged(several, page_of, report):
     assert "Emulated; its times are not those of a device." in page.words
     alone = dataclasses.replace(several, runs=several.runs[3:])
     assert [card.title for card in cards(alone)][2:4] == [
-        "Weights in memory, virt, emulated", "Median latency, batch 1, virt, emulated",
+        "Weights in memory (virt, emulated)", "Median latency, batch 1 (virt, emulated)",
     ]  # fmt: skip
-    assert all(words.endswith(", virt, emulated") for _, words in summaries(alone))
+    assert all(words.endswith(" (virt, emulated)") for _, words in summaries(alone))
     assert "Milliseconds, emulated." in Page(render_html(alone)).words
 
 
@@ -413,7 +413,6 @@ def test_what_is_invalid_or_failed_leads_with_its_reason(several):
     report = without_figures(report, 3, "onnx memory-first")
     report = with_result(report, 3, "onnx memory-first", failure="out of memory")
     page = Page(render_html(report))
-    assert "onnx naive" not in page.words
     assert (
         "Invalid on pi-on-desk (Raspberry Pi 5 Model B Rev 1.0), naive: it throttled." in page.words
     )
