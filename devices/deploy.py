@@ -18,6 +18,7 @@ from devices.options import NAIVE, Options
 from devices.report.html_form import write_html
 from devices.report.json_form import read_json, write_json
 from devices.report.record import Report, Run
+from devices.report.runs import LOCAL
 from devices.results import notes_on, profile_entries, variant_of, waterfall, with_run
 from devices.source import Source, resolve
 from devices.target import Target, require_format
@@ -38,7 +39,6 @@ from runtimes.environment import cpu_name, read_environment, swapped_bytes
 from runtimes.records import OperatorTime
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
-LOCAL = "local"  # the device that is this machine
 
 
 @dataclass(frozen=True, slots=True)

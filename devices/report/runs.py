@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from devices.report.record import Report, Run, Variant
 from devices.report.view import naive_variant, unique_bytes
 
-LOCAL = "local"
+LOCAL = "local"  # the device that is the machine which exports
 EMULATED, ESTIMATED = "emulated", "estimated"
 INVALID_MARK = "!"  # behind a figure that must not be relied on
 

@@ -406,6 +406,7 @@ def test_the_state_of_each_device_is_shown(several, page_of):
     assert "MAXN" in words
     assert "5.14 W" in words
     assert "pi-on-desk: The supply voltage was low once." in words
+    assert "computed on pi-on-desk5.2e-066.1e-06" in words
 
 
 def test_what_is_invalid_or_failed_leads_with_its_reason(several):
