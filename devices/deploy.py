@@ -13,12 +13,13 @@ from typing import Any
 import onnx_ir as ir
 
 from devices.artifacts import NAIVE_PATHS, Made, Step, Work, make_artifacts
-from devices.measure import Candidate, Measured, axis_of, measure, operators_of
+from devices.measure import Candidate, axis_of, measure, operators_of
 from devices.options import NAIVE, Options
 from devices.report.html_form import write_html
 from devices.report.json_form import read_json, write_json
-from devices.report.record import Report
-from devices.results import notes_on, profile_entries, variant_of, waterfall, with_measurements
+from devices.report.record import Report, Run
+from devices.report.runs import LOCAL
+from devices.results import notes_on, profile_entries, variant_of, waterfall, with_run
 from devices.source import Source, resolve
 from devices.target import Target, require_format
 from export.bundle import new_bundle
@@ -32,10 +33,10 @@ from export.manifest import (
     write_manifest,
 )
 from export.passes import run_pipeline
-from export.records import Artifact, TensorSpec, TieMap
+from export.records import Artifact, TieMap
 from runtimes import BACKENDS
 from runtimes.environment import cpu_name, read_environment, swapped_bytes
-from runtimes.records import Environment, OperatorTime
+from runtimes.records import OperatorTime
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
@@ -110,66 +111,70 @@ def make_naive(source: Source, folder: Path) -> Path:
 def make_report(work: Work, made: Sequence[Made], left_out: Sequence[str], tell: Step) -> Report:
     """Measure all artifacts side by side and put everything into one report."""
     artifacts = [one.artifact for one in made]
-    inputs = artifacts[0].inputs
-    axis, sizes = axis_of(inputs)
+    axis, sizes = axis_of(artifacts[0].inputs)
     candidates = {
         one.id: Candidate(one.path, one.artifact.session_options)
         for one in made
         if BACKENDS[one.artifact.format].measurable
     }
     sizes = work.options.sizes or sizes
-    measured, environment = _measure(candidates, inputs, axis, sizes, work.options, tell, artifacts)
     variants = tuple(
-        with_measurements(
-            variant_of(
-                one.artifact, one.accuracy, one.path, work.folder,
-                BACKENDS[one.artifact.format].runtime,
-            ),
-            measured.get(one.id),
+        variant_of(
+            one.artifact, one.accuracy, one.path, work.folder, BACKENDS[one.artifact.format].runtime
         )
         for one in made
-    )  # fmt: skip
+    )
+    run = measure_here(candidates, artifacts, axis, sizes, work.options, tell)
     return Report(
         model=work.source.name,
         source=work.source.origin,
         ties=work.ties,
         target=work.target.name,
         target_title=work.target.title,
-        device="local",
-        measured_on=f"this machine ({cpu_name()})",
-        threads=work.options.threads,
         axis=axis,
         variants=variants,
-        waterfall=waterfall(work.ties.unique_bytes, work.source.checkpoint_bytes, variants),
-        environment=environment,
+        waterfall=waterfall(work.ties.unique_bytes, work.source.checkpoint_bytes, variants, run),
+        runs=(run,) if run else (),
         notes=(*left_out, *notes_on(work.source.origin, artifacts)),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=_now(),
     )
 
 
-def _measure(
+def measure_here(
     candidates: Mapping[str, Candidate],
-    inputs: Sequence[TensorSpec],
+    artifacts: Sequence[Artifact],
     axis: str,
     sizes: Sequence[int],
     options: Options,
     tell: Step,
-    artifacts: Sequence[Artifact],
-) -> tuple[dict[str, Measured], Environment]:
-    runtimes = [BACKENDS[artifact.format].package for artifact in artifacts]
+) -> Run | None:
+    """Measure candidates, keyed by ``Variant.id``, on this machine; None where there are none."""
     if not options.profile or not candidates:
-        return {}, read_environment(*runtimes)
+        return None
     swapped = swapped_bytes()
-    measured = measure(
+    results = measure(
         candidates,
-        inputs,
+        artifacts[0].inputs,
         axis=axis,
         sizes=sizes,
         threads=options.threads,
         budget=options.budget,
         on_step=tell,
     )
-    return measured, read_environment(*runtimes, swapped=swapped_bytes() != swapped)
+    runtimes = [BACKENDS[artifact.format].package for artifact in artifacts]
+    return Run(
+        device=LOCAL,
+        measured_on=f"this machine ({cpu_name()})",
+        kind="measured",
+        threads=options.threads,
+        environment=read_environment(*runtimes, swapped=swapped_bytes() != swapped),
+        results=results,
+        created=_now(),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_reports(report: Report, folder: Path) -> None:
@@ -180,6 +185,8 @@ def write_reports(report: Report, folder: Path) -> None:
 
 def profile(folder: Path, options: Options, on_step: Step | None = None) -> Deployed:
     """Measure a bundle again on this machine and write its reports and manifest anew.
+
+    What other devices measured, and what was estimated, stays as it is.
 
     The naive exports are measured as well where the bundle was exported with them.
 
@@ -192,35 +199,44 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     report = read_json(folder / REPORT_JSON)
     artifacts = artifacts_of(manifest, folder / MANIFEST)
     _check_files(artifacts, folder)
+    sizes = options.sizes or axis_of(artifacts[0].inputs)[1]
+    candidates = bundle_candidates(folder, report, artifacts)
+    run = measure_here(candidates, artifacts, report.axis, sizes, options, tell)
+    return _renew(folder, manifest, with_run(report, run) if run else report)
+
+
+def bundle_candidates(
+    folder: Path, report: Report, artifacts: Sequence[Artifact]
+) -> dict[str, Candidate]:
+    """Find what of a bundle can be measured here, by ``Variant.id``: naive exports as well."""
+    id_by_path = {variant.path: variant.id for variant in report.variants}
     candidates: dict[str, Candidate] = {}
     for artifact in artifacts:
         if not BACKENDS[artifact.format].measurable:
             continue
-        naive = folder / NAIVE_PATHS[artifact.format]
-        if naive.is_file():
-            candidates.setdefault(f"{artifact.format} {NAIVE}", Candidate(naive))
-        options_of = artifact.session_options
-        candidates[f"{artifact.format} {artifact.setting}"] = Candidate(
-            folder / artifact.path, options_of
-        )
-    inputs = artifacts[0].inputs
-    sizes = options.sizes or axis_of(inputs)[1]
-    measured, environment = _measure(
-        candidates, inputs, report.axis, sizes, options, tell, artifacts
-    )
-    variants = tuple(with_measurements(v, measured.get(v.id)) for v in report.variants)
-    by_label = {step.label: step.bytes_by_variant for step in report.waterfall}
-    checkpoint = next(iter(by_label.get("checkpoint", {}).values()), None)
-    report = replace(
-        report,
-        device="local",
-        measured_on=f"this machine ({cpu_name()})",
-        threads=options.threads,
-        variants=variants,
-        waterfall=waterfall(report.ties.unique_bytes, checkpoint, variants),
-        environment=environment,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+        naive = NAIVE_PATHS[artifact.format]
+        if naive in id_by_path and (folder / naive).is_file():
+            candidates.setdefault(id_by_path[naive], Candidate(folder / naive))
+        if artifact.path in id_by_path:
+            candidates[id_by_path[artifact.path]] = Candidate(
+                folder / artifact.path, artifact.session_options
+            )
+    return candidates
+
+
+def add_run(folder: Path, run: Run) -> Deployed:
+    """Add what a device measured, or an estimate, to a bundle's reports and manifest.
+
+    Raises:
+        BadFileError: the folder is no bundle.
+        OutputError: the folder cannot be written to.
+    """
+    manifest = read_manifest(folder)
+    return _renew(folder, manifest, with_run(read_json(folder / REPORT_JSON), run))
+
+
+def _renew(folder: Path, manifest: dict[str, Any], report: Report) -> Deployed:
+    report = replace(report, created=_now())
     manifest["profile"] = profile_entries(report)
     write_reports(report, folder)
     write_manifest(manifest, folder)

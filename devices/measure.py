@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from devices.report.record import Result
 from export.errors import MeasureError
 from export.records import TensorSpec
 from runtimes import backend_module, open_artifact, require_measurable
 from runtimes.bench import QUICK, Budget, compare
 from runtimes.memory import measure_fresh
-from runtimes.records import Latency, Memory, OperatorTime
+from runtimes.records import Latency, OperatorTime
 
 BATCH, SEQUENCE = "batch", "sequence"
 _OTHER_SIZE = 64
@@ -31,15 +32,6 @@ class Candidate:
 
     path: Path
     options: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What was measured of one artifact."""
-
-    load_ms: float
-    memory: Memory
-    latency_ms_by_size: dict[int, Latency]
 
 
 def axis_of(specs: Sequence[TensorSpec]) -> tuple[str, tuple[int, ...]]:
@@ -96,7 +88,7 @@ def measure(
     threads: int = 1,
     budget: Budget = QUICK,
     on_step: Callable[[str], None] | None = None,
-) -> dict[str, Measured]:
+) -> dict[str, Result]:
     """Measure candidates side by side: latency in turns, memory in a process each.
 
     Raises:
@@ -106,13 +98,13 @@ def measure(
     latency = time_side_by_side(
         candidates, specs, axis=axis, sizes=sizes, threads=threads, budget=budget, on_step=tell
     )
-    measured: dict[str, Measured] = {}
+    measured: dict[str, Result] = {}
     for name, candidate in candidates.items():
         tell(f"measuring the memory of {name}")
         feeds = make_feeds(specs, axis, min(sizes))
         fresh = measure_fresh(candidate.path, feeds, threads=threads, options=candidate.options)
         by_size = {size: values[name] for size, values in latency.items()}
-        measured[name] = Measured(fresh.load_ms, fresh.memory, by_size)
+        measured[name] = Result(fresh.load_ms, fresh.memory, by_size)
     return measured
 
 

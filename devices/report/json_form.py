@@ -5,21 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import types
 import typing
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from devices.report.decode import MismatchError, decode
+from devices.report.old_schemas import OLD_SCHEMAS, OldReport, upgraded
 from devices.report.record import SCHEMA, Report
 from export.errors import BadFileError, OutputError
-
-_OLD_SCHEMA = 1  # the waterfall names variants by their setting; all are of one format
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has none
-
-
-class _MismatchError(Exception):
-    """A value does not fit its field; the message says where and why."""
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:
@@ -30,7 +23,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
 def report_from_dict(data: Any) -> Report:
     """Turn what :func:`report_to_dict` gave back into the report.
 
-    A report of schema 1 is read as well, and becomes one of this schema.
+    A report of an older schema is read as well, and becomes one of this schema.
 
     Raises:
         BadFileError: the schema is another one, or a field is missing, unknown or of a wrong type.
@@ -43,30 +36,15 @@ def report_from_dict(data: Any) -> Report:
             f"the report has schema {schema}, and this version reads schema {SCHEMA}; "
             "update weightspace, or write the report anew"
         )
-    if schema not in (_OLD_SCHEMA, SCHEMA) or isinstance(schema, bool):
-        raise BadFileError(
-            f"the report has schema {schema!r}; it must be {_OLD_SCHEMA} or {SCHEMA}"
-        )
+    if schema not in (*OLD_SCHEMAS, SCHEMA) or isinstance(schema, bool):
+        known = ", ".join(str(each) for each in OLD_SCHEMAS)
+        raise BadFileError(f"the report has schema {schema!r}; it must be {known} or {SCHEMA}")
     try:
-        report = typing.cast("Report", _decode(Report, data, "report"))
-    except (_MismatchError, ValueError) as error:
+        if schema == SCHEMA:
+            return typing.cast("Report", decode(Report, data, "report"))
+        return upgraded(typing.cast("OldReport", decode(OldReport, data, "report")))
+    except (MismatchError, ValueError) as error:
         raise BadFileError(f"the report is corrupt: {error}") from error
-    return _upgraded(report) if schema == _OLD_SCHEMA else report
-
-
-def _upgraded(report: Report) -> Report:
-    """Name the variants in an old report's waterfall as they are named now."""
-    id_by_name = {variant.name: variant.id for variant in report.variants}
-    steps = tuple(
-        dataclasses.replace(
-            step,
-            bytes_by_variant={
-                id_by_name.get(name, name): size for name, size in step.bytes_by_variant.items()
-            },
-        )
-        for step in report.waterfall
-    )
-    return dataclasses.replace(report, waterfall=steps, schema=SCHEMA)
 
 
 def write_json(report: Report, path: Path) -> None:
@@ -133,99 +111,3 @@ def _encode(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """Rebuild a value of a type from plain JSON; the types are those of the records."""
-    if dataclasses.is_dataclass(kind):
-        return _decode_record(typing.cast("type[Any]", kind), value, where)
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType or origin is typing.Union:
-        return _decode_union(args, value, where)
-    if origin is tuple:
-        return _decode_tuple(args, value, where)
-    if origin is dict:
-        return _decode_dict(args, value, where)
-    decode = _PLAIN.get(kind)
-    if decode is None:  # a record gained a field of a type that this module does not know
-        raise TypeError(f"{where}: no way to read {kind!r}")
-    return decode(value, where)
-
-
-def _decode_record(kind: type[Any], value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), value, where, "an object")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(value) - set(hints))
-    if unknown:
-        raise _MismatchError(f"{where} has the unknown field {unknown[0]!r}")
-    for field in dataclasses.fields(kind):
-        optional = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
-        if field.name not in value and not optional:
-            raise _MismatchError(f"{where} lacks the field {field.name!r}")
-    return kind(
-        **{name: _decode(hints[name], item, f"{where}.{name}") for name, item in value.items()}
-    )
-
-
-def _decode_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in args:
-        return None
-    members = [arg for arg in args if arg is not type(None)]
-    for member in members[:-1]:
-        try:
-            return _decode(member, value, where)
-        except _MismatchError:
-            continue
-    return _decode(members[-1], value, where)
-
-
-def _decode_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    _expect(isinstance(value, list), value, where, "a list")
-    if len(args) == 2 and args[1] is Ellipsis:
-        return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    _expect(len(value) == len(args), value, where, f"a list of {len(args)}")
-    pairs = zip(args, value, strict=True)
-    return tuple(_decode(arg, item, f"{where}[{i}]") for i, (arg, item) in enumerate(pairs))
-
-
-def _decode_dict(args: tuple[Any, ...], value: Any, where: str) -> dict[Any, Any]:
-    _expect(isinstance(value, dict), value, where, "an object")
-    found: dict[Any, Any] = {}
-    for key, item in value.items():
-        if args[0] is int:
-            _expect(key.isascii() and key.isdigit(), key, where, "whole numbers as keys")
-        found[int(key) if args[0] is int else key] = _decode(args[1], item, f"{where}[{key}]")
-    return found
-
-
-def _decode_float(value: Any, where: str) -> float:
-    if isinstance(value, str) and value in _NOT_FINITE:
-        return _NOT_FINITE[value]
-    fits = isinstance(value, int | float) and not isinstance(value, bool)
-    _expect(fits, value, where, "a number")
-    return float(value)
-
-
-def _decode_int(value: Any, where: str) -> int:
-    _expect(isinstance(value, int) and not isinstance(value, bool), value, where, "a whole number")
-    return typing.cast("int", value)
-
-
-def _decode_bool(value: Any, where: str) -> bool:
-    _expect(isinstance(value, bool), value, where, "true or false")
-    return typing.cast("bool", value)
-
-
-def _decode_text(value: Any, where: str) -> str:
-    _expect(isinstance(value, str), value, where, "a text")
-    return typing.cast("str", value)
-
-
-_PLAIN: dict[Any, Callable[[Any, str], Any]] = {
-    float: _decode_float, int: _decode_int, bool: _decode_bool, str: _decode_text,
-}  # fmt: skip
-
-
-def _expect(fits: bool, value: Any, where: str, wanted: str) -> None:
-    if not fits:
-        raise _MismatchError(f"{where} must be {wanted}, and is {value!r:.60}")

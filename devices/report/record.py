@@ -8,7 +8,7 @@ from typing import Literal
 from export.records import Parity, TieMap
 from runtimes.records import Environment, Latency, Memory
 
-SCHEMA = 2  # 1 named variants by their setting alone
+SCHEMA = 3  # 2 had one device, 1 named variants by their setting alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,10 @@ class Variant:
         weight_bytes: stored tensors in them.
         ratio: ``weight_bytes`` over the model's unique bytes.
         form: how tied uses are written, in words.
+        parity: of the file, evaluated on the machine that exported.
         accuracy: share of right answers on the labelled samples; None without labels.
-        latency_ms_by_size: latency for each value of the report's axis.
+        qualifier: what tells it from a variant of the same format and setting, such as its
+            precision in a report that has several; else empty.
     """
 
     name: str
@@ -37,14 +39,12 @@ class Variant:
     session_options: dict[str, str] = field(default_factory=dict)
     parity: Parity | None = None
     accuracy: float | None = None
-    load_ms: float | None = None
-    memory: Memory | None = None
-    latency_ms_by_size: dict[int, Latency] = field(default_factory=dict)
+    qualifier: str = ""
 
     @property
     def id(self) -> str:
-        """What tells it apart from every other variant of a report."""
-        return f"{self.format} {self.name}"
+        """What tells it apart from every other variant of a report: ``tflite memory-first``."""
+        return " ".join(filter(None, (self.format, self.qualifier, self.name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,13 @@ class Result:
 class Run:
     """All variants on one device, or the estimate of all of them for one target.
 
+    Raises:
+        ValueError: measured and estimated figures are mixed.
+
     Args:
         device: ``local``, the device's name, or the target's name for an estimate.
-        measured_on: words for the machine, such as ``this machine (AMD EPYC)``.
+        measured_on: words for the machine, such as ``this machine (AMD EPYC)``, or the title of
+            the target that is estimated.
         kind: ``measured`` or ``estimated``; the two are never mixed.
         environment: None for an estimate.
         results: keyed by :attr:`Variant.id`.
@@ -89,6 +93,25 @@ class Run:
     results: dict[str, Result]
     notes: tuple[str, ...] = ()
     created: str = ""
+
+    def __post_init__(self) -> None:
+        estimated = self.kind == "estimated"
+        for name, result in self.results.items():
+            measured = result.latency_ms_by_size or result.memory or result.load_ms is not None
+            if measured if estimated else result.estimate_ms_by_size:
+                other = "measured" if estimated else "estimated"
+                raise ValueError(
+                    f"the {self.kind} run on {self.device!r} has {other} figures of {name!r}"
+                )
+
+    def of(self, variant: Variant) -> Result:
+        """Give what is known of a variant; an empty result where nothing is."""
+        return self.results.get(variant.id, Result())
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the device is no real machine; its times are not a device's."""
+        return self.environment is not None and self.environment.emulated
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +135,14 @@ class Report:
     """One deployment of one model for one target.
 
     Raises:
-        ValueError: two variants have the same format and name.
+        ValueError: two variants have the same id, or two runs the same device and kind.
 
     Args:
         axis: what the sizes of the latency sweep are: ``batch`` or ``sequence``.
         variants: of one format or of several; each ``id`` once.
-        measured_on: words for the machine that was measured, such as ``this machine (AMD EPYC)``.
-        device: ``local`` unless a device was measured.
+        waterfall: its steps in memory are those of the first measured run.
+        runs: one for each device, and one for each target that was estimated; in the order in
+            which they were made, none where nothing was measured.
     """
 
     model: str
@@ -126,19 +150,22 @@ class Report:
     ties: TieMap
     target: str
     target_title: str
-    device: str
-    measured_on: str
-    threads: int
     axis: str
     variants: tuple[Variant, ...]
     waterfall: tuple[WaterfallStep, ...]
-    environment: Environment
+    runs: tuple[Run, ...] = ()
     notes: tuple[str, ...] = ()
     created: str = ""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        ids = [variant.id for variant in self.variants]
-        twice = next((each for each in ids if ids.count(each) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two variants are named {twice!r}")
+        variant = _twice([variant.id for variant in self.variants])
+        if variant is not None:
+            raise ValueError(f"two variants are named {variant!r}")
+        run = _twice([f"{run.kind} on {run.device}" for run in self.runs])
+        if run is not None:
+            raise ValueError(f"two runs are {run}")
+
+
+def _twice(names: list[str]) -> str | None:
+    return next((each for each in names if names.count(each) > 1), None)

@@ -3,45 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from devices.report.record import Report, Variant
-from devices.report.units import (
-    MISSING,
-    RULE_LIMIT,
-    format_bytes,
-    format_error,
-    format_ms,
-    format_ratio,
-    format_rule,
-    format_share,
-    keeps_rule,
+from devices.report.record import Report, Run, Variant
+from devices.report.rows import (
+    Row,
+    file_rows,
+    latency_rows,
+    memory_rows,
+    parity_rows,
+    run_rows,
+    stacked_latency,
 )
+from devices.report.runs import (
+    INVALID_MARK,
+    first_measured,
+    heading,
+    invalid_reason,
+    is_for_target,
+    ordered_runs,
+    swept_sizes,
+)
+from devices.report.units import RULE_LIMIT, format_ratio
 from devices.report.view import (
     NAIVE,
-    format_title,
     formats,
-    invalid_words,
+    group_of,
+    group_title,
+    groups,
     label,
-    latency_ratio,
-    measured_for_target,
-    measured_words,
-    missing_words,
     option_words,
     ordered_variants,
     parameters_words,
     parity_words,
-    resident_ratio,
-    size_label,
-    swept_sizes,
-    variants_of,
+)
+from devices.report.words import (
+    failure_words,
+    invalid_words,
+    measured_words,
+    missing_words,
+    warning_words,
 )
 
-Row = tuple[str, list[Text]]  # a figure's name, and a cell for each variant
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows of one device; the heading of the first, which has the files too, is a column's."""
+
+    heading: str
+    rows: list[Row]
 
 
 def print_report(report: Report, console: Console, path: Path | None = None) -> None:
@@ -65,141 +80,111 @@ def _fitting_tables(report: Report, console: Console) -> list[RenderableType]:
 
     One table for all formats where it fits; otherwise one for each, below the format's title.
     """
-    unbounded = console.options.update(width=10_000)
     variants = ordered_variants(report)
-    tables = [_by_variant(report, _timed(report, variants))]
-    if swept_sizes(report):
-        tables.append(_by_variant(report, _stacked_times(report, variants)))
-    several = len(formats(report)) > 1
-    names = [_name(v, f"{v.format}\n{v.name}" if several else v.name) for v in variants]
-    tables.append(_by_figure(report, variants, names))
-    for table in tables:
-        if console.measure(table, options=unbounded).maximum <= console.width:
-            return [table]
+    parts = groups(report)
+    several = len(parts) > 1
+    names = [_name(v, f"{_prefix(v)}\n{v.name}" if several else v.name) for v in variants]
+    choices: list[list[RenderableType]] = []
+    if all(run is first_measured(report) for run in report.runs):
+        choices = [[table] for table in _by_variant(report, variants)]
+    choices.append(_by_figure(report, variants, names))
+    for tables in choices:
+        if all(_fits(table, console) for table in tables if isinstance(table, Table)):
+            return tables
     if not several:
-        return [tables[-1]]
-    parts: list[RenderableType] = []
-    for each in formats(report):
-        own = variants_of(report, each)
+        return choices[-1]
+    shown: list[RenderableType] = []
+    for each in parts:
+        own = group_of(report, each)
         names = [_name(variant, variant.name) for variant in own]
-        parts += ["", _line(format_title(each), "bold"), _by_figure(report, own, names)]
-    return parts[1:]
+        shown += ["", _line(group_title(each), "bold"), *_by_figure(report, own, names)]
+    return shown[1:]
 
 
-def _by_variant(report: Report, latency_rows: list[Row]) -> Table:
-    table = _table()
-    table.add_column("variant")
-    variants = ordered_variants(report)
-    rows = _rows(report, variants, latency_rows)
-    for title, _ in rows:
-        table.add_column(_stacked(title), justify="right")
-    for index, variant in enumerate(variants):
-        name = _name(variant, label(report, variant))
-        table.add_row(name, *(cells[index] for _, cells in rows))
-    return table
+def _fits(table: Table, console: Console) -> bool:
+    unbounded = console.options.update(width=10_000)
+    return console.measure(table, options=unbounded).maximum <= console.width
 
 
-def _by_figure(report: Report, variants: Sequence[Variant], names: Sequence[Text]) -> Table:
-    """Lay the table on its side, for terminals that are too narrow for a column a figure."""
-    table = _table()
-    table.add_column("")
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    for title, cells in _rows(report, variants, _timed(report, variants)):
-        table.add_row(title, *(_on_one_line(cell) for cell in cells))
-    return table
+def _by_variant(report: Report, variants: Sequence[Variant]) -> list[Table]:
+    """Give two tables with a row a variant, the second one narrower."""
+    run = first_measured(report)
+    times = [latency_rows(report, run, variants) if run else []]
+    if run and swept_sizes(run, variants):
+        times.append(stacked_latency(report, run, variants))
+    tables = []
+    for each in times:
+        table = _table()
+        table.add_column("variant")
+        rows = _first_rows(report, run, variants, each)
+        for title, _ in rows:
+            table.add_column(_stacked(title), justify="right")
+        for index, variant in enumerate(variants):
+            name = _name(variant, label(report, variant))
+            table.add_row(name, *(cells[index] for _, cells in rows))
+        tables.append(table)
+    return tables
+
+
+def _by_figure(
+    report: Report, variants: Sequence[Variant], names: Sequence[Text]
+) -> list[RenderableType]:
+    """Lay the table on its side, with a block of rows for each device after the first."""
+    blocks = _blocks(report, variants)
+    cells = [
+        [_on_one_line(row[1][i]).cell_len for block in blocks for row in block.rows]
+        for i in range(len(variants))
+    ]
+    widths = [
+        max([*each, *(len(line) for line in name.plain.split("\n"))])
+        for each, name in zip(cells, names, strict=True)
+    ]
+    first = max(len(title) for block in blocks for title, _ in block.rows)
+    parts: list[RenderableType] = []
+    for block in blocks:
+        table = _table()
+        table.show_header = block is blocks[0]
+        table.add_column(block.heading if block is blocks[0] else "", min_width=first)
+        for name, width in zip(names, widths, strict=True):
+            table.add_column(name, justify="right", overflow="fold", min_width=width)
+        for title, row in block.rows:
+            table.add_row(title, *(_on_one_line(cell) for cell in row))
+        if block is not blocks[0]:
+            parts += ["", _line(block.heading, "bold")]
+        parts.append(table)
+    return parts
+
+
+def _blocks(report: Report, variants: Sequence[Variant]) -> list[Block]:
+    """Give the files and the first measured device, then every other device that knows of them."""
+    run = first_measured(report)
+    times = latency_rows(report, run, variants) if run else []
+    name = run.device if run and len(report.runs) > 1 else ""
+    blocks = [Block(name, _first_rows(report, run, variants, times))]
+    for other in ordered_runs(report):
+        rows = run_rows(report, other, variants)
+        if other is not run and rows:
+            blocks.append(Block(heading(other), rows))
+    return blocks
+
+
+def _first_rows(
+    report: Report, run: Run | None, variants: Sequence[Variant], times: list[Row]
+) -> list[Row]:
+    memory = memory_rows(report, run, variants) if run else []
+    return [*file_rows(variants), *memory, *times, *parity_rows(variants)]
 
 
 def _table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
 
 
-def _rows(report: Report, variants: Sequence[Variant], latency_rows: list[Row]) -> list[Row]:
-    """Give all figures; a second line in a cell compares the first with something."""
-    rows: list[Row] = [
-        ("file size", [_cell(format_bytes(v.file_bytes)) for v in variants]),
-        ("stored weights", [_cell(format_bytes(v.weight_bytes)) for v in variants]),
-        ("ratio to unique", [_rule(v) for v in variants]),
-    ]
-    if any(v.memory for v in variants):
-        rows += [
-            ("resident weights", [_resident(report, v) for v in variants]),
-            ("peak memory", [_peak(v) for v in variants]),
-        ]
-    if any(v.load_ms is not None for v in variants):
-        rows.append(("load time", [_cell(format_ms(v.load_ms)) for v in variants]))
-    rows += latency_rows
-    if any(v.parity for v in variants):
-        rows.append(("parity max rel", [_parity(v) for v in variants]))
-    if any(v.parity and v.parity.top1_agreement is not None for v in variants):
-        rows.append(("top-1 agreement", [_agreement(v) for v in variants]))
-    if any(v.accuracy is not None for v in variants):
-        rows.append(("accuracy", [_cell(format_share(v.accuracy)) for v in variants]))
-    return rows
-
-
 def _name(variant: Variant, words: str) -> Text:
     return Text(words, style="dim" if variant.name == NAIVE else "bold")
 
 
-def _rule(variant: Variant) -> Text:
-    return Text(format_rule(variant.ratio), style="green" if keeps_rule(variant.ratio) else "red")
-
-
-def _resident(report: Report, variant: Variant) -> Text:
-    if variant.memory is None:
-        return _cell(MISSING)
-    size = format_bytes(variant.memory.weights_resident_bytes)
-    return _cell(size, format_ratio(resident_ratio(report, variant)))
-
-
-def _peak(variant: Variant) -> Text:
-    return _cell(format_bytes(variant.memory.peak_rss_bytes if variant.memory else None))
-
-
-def _timed(report: Report, variants: Sequence[Variant]) -> list[Row]:
-    """Give a row for each size that any of the variants was timed at."""
-    return [
-        (
-            f"p50 {size_label(report, size)}",
-            [_cell(*_latency(report, variant, size)) for variant in variants],
-        )
-        for size in swept_sizes(report)
-        if any(size in variant.latency_ms_by_size for variant in variants)
-    ]
-
-
-def _stacked_times(report: Report, variants: Sequence[Variant]) -> list[Row]:
-    """Give one row for all sizes; its cells have a line for each."""
-    sizes = swept_sizes(report)
-    digits = len(str(sizes[-1]))
-    cells = []
-    for variant in variants:
-        lines = [(size, *_latency(report, variant, size)) for size in sizes]
-        cells.append(
-            Text("\n".join(f"{n:>{digits}}: {ms:>8} {ratio:>6}" for n, ms, ratio in lines))
-        )
-    return [(f"p50 by {report.axis}", cells)]
-
-
-def _latency(report: Report, variant: Variant, size: int) -> tuple[str, str]:
-    latency = variant.latency_ms_by_size.get(size)
-    ratio = latency_ratio(report, variant, size)
-    return format_ms(latency.p50 if latency else None), format_ratio(
-        ratio
-    ) if ratio is not None else ""
-
-
-def _parity(variant: Variant) -> Text:
-    return _cell(format_error(variant.parity.max_rel if variant.parity else None))
-
-
-def _agreement(variant: Variant) -> Text:
-    return _cell(format_share(variant.parity.top1_agreement if variant.parity else None))
-
-
-def _cell(first: str, second: str = "") -> Text:
-    return Text.assemble(first, ("\n" + second, "dim")) if second else Text(first)
+def _prefix(variant: Variant) -> str:
+    return " ".join(filter(None, (variant.format, variant.qualifier)))
 
 
 def _on_one_line(cell: Text) -> Text:
@@ -218,20 +203,16 @@ def _line(words: str, style: str = "") -> Text:
 
 def _print_below(report: Report, console: Console) -> None:
     console.print()
-    limit = format_ratio(RULE_LIMIT)
-    console.print(
-        _line(
-            f"1 MB is 10^6 bytes. ok: at most {limit} of the unique parameters is stored; "
-            "over: more. Beside resident weights: times the unique parameters. "
-            f"Beside p50: times naive{' of the same format' if len(formats(report)) > 1 else ''}.",
-            "dim",
-        )
-    )
-    invalid = invalid_words(report)
-    if invalid:
-        console.print(_line(invalid, "bold red"))
-    style = "" if measured_for_target(report) else "yellow"
-    console.print(_line(measured_words(report), style))
+    console.print(_line(_legend(report), "dim"))
+    runs = ordered_runs(report)
+    for run in runs:
+        for words in (*invalid_words(report, run), *failure_words(report, run)):
+            console.print(_line(words, "bold red"))
+    for each in runs or (None,):
+        own = each is not None and is_for_target(report, each)
+        console.print(_line(measured_words(report, each), "" if own else "yellow"))
+        for words in warning_words(report, each) if each else ():
+            console.print(_line(words, "yellow"))
     for variant in ordered_variants(report):
         name, options = label(report, variant), option_words(variant.session_options)
         console.print(_line(f"{name}: {variant.form}; {variant.runtime} with {options}."))
@@ -240,3 +221,15 @@ def _print_below(report: Report, console: Console) -> None:
         console.print(_line(parity))
     for words in (*missing_words(report), *report.notes):
         console.print(_line(words))
+
+
+def _legend(report: Report) -> str:
+    """Explain the words and the marks of the table."""
+    words = (
+        f"1 MB is 10^6 bytes. ok: at most {format_ratio(RULE_LIMIT)} of the unique parameters is "
+        "stored; over: more. Beside resident weights: times the unique parameters. "
+        f"Beside p50: times naive{' of the same format' if len(formats(report)) > 1 else ''}."
+    )
+    if any(invalid_reason(run, v) for run in report.runs for v in report.variants):
+        words += f" {INVALID_MARK}: invalid, as said below; in no ratio to naive."
+    return words

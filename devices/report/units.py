@@ -22,6 +22,11 @@ def format_ms(value: float | None) -> str:
     return MISSING if value is None else f"{format_digits(value)} ms"
 
 
+def format_estimate(value_ms: float | None) -> str:
+    """Write a time that was estimated, so that nobody takes it for a measured one."""
+    return MISSING if value_ms is None else f"~{format_ms(value_ms)} est."
+
+
 def format_ratio(value: float | None) -> str:
     """Write a ratio with two decimals: ``1.00x``."""
     return MISSING if value is None else f"{value:.2f}x"

@@ -1,4 +1,4 @@
-"""Figures and sentences that every form of the report derives in the same way."""
+"""What every form of the report derives in the same way of its variants and formats."""
 
 from __future__ import annotations
 
@@ -24,21 +24,48 @@ def format_title(format_name: str) -> str:
     return _TITLE_BY_FORMAT.get(format_name, format_name)
 
 
+def setting_words(variant: Variant) -> str:
+    """Name a variant inside its format: by its setting, and by its qualifier if it has one."""
+    return " ".join(filter(None, (variant.qualifier, variant.name)))
+
+
 def label(report: Report, variant: Variant) -> str:
     """Name a variant: by its setting, and by its format too where the report has several."""
-    return variant.name if len(formats(report)) == 1 else variant.id
+    return setting_words(variant) if len(formats(report)) == 1 else variant.id
+
+
+def groups(report: Report) -> tuple[tuple[str, str], ...]:
+    """Give what stands beside one naive export: each format, by qualifier where it has them."""
+    order = formats(report)
+    found = dict.fromkeys((variant.format, variant.qualifier) for variant in report.variants)
+    return tuple(sorted(found, key=lambda group: order.index(group[0])))
+
+
+def group_of(report: Report, group: tuple[str, str]) -> tuple[Variant, ...]:
+    """Give the variants of one group, the naive one first."""
+    return tuple(v for v in ordered_variants(report) if (v.format, v.qualifier) == group)
+
+
+def group_title(group: tuple[str, str]) -> str:
+    """Write a group as a title: ``TFLite``, ``TFLite float16``."""
+    return " ".join(filter(None, (format_title(group[0]), group[1])))
 
 
 def naive_variant(report: Report, variant: Variant) -> Variant | None:
-    """Give the naive export of a variant's format, if the report has one."""
-    same_format = variants_of(report, variant.format)
-    return next((each for each in same_format if each.name == NAIVE), None)
+    """Give the naive export that a variant stands beside, if the report has one."""
+    beside = group_of(report, (variant.format, variant.qualifier))
+    return next((each for each in beside if each.name == NAIVE), None)
 
 
 def ordered_variants(report: Report) -> tuple[Variant, ...]:
-    """Give the variants format by format, the naive one first in each."""
-    order = formats(report)
-    return tuple(sorted(report.variants, key=lambda v: (order.index(v.format), v.name != NAIVE)))
+    """Give the variants group by group, the naive one first in each."""
+    order = groups(report)
+    return tuple(
+        sorted(
+            report.variants,
+            key=lambda v: (order.index((v.format, v.qualifier)), v.name != NAIVE),
+        )
+    )
 
 
 def variants_of(report: Report, format_name: str) -> tuple[Variant, ...]:
@@ -57,32 +84,11 @@ def waterfall_of(report: Report, format_name: str) -> tuple[WaterfallStep, ...]:
     return tuple(step for step in report.waterfall if ids & set(step.bytes_by_variant))
 
 
-def swept_sizes(report: Report) -> tuple[int, ...]:
-    """Give all sizes that any variant was timed at."""
-    return tuple(sorted({size for v in report.variants for size in v.latency_ms_by_size}))
-
-
 def unique_bytes(report: Report, variant: Variant) -> int:
     """Give the model's unique bytes at the precision of a variant."""
     if variant.ratio > 0 and math.isfinite(variant.ratio):
         return round(variant.weight_bytes / variant.ratio)
     return report.ties.unique_bytes
-
-
-def resident_ratio(report: Report, variant: Variant) -> float | None:
-    """Give the bytes that the weights hold in memory over the unique bytes."""
-    unique = unique_bytes(report, variant)
-    if variant.memory is None or not unique:
-        return None
-    return variant.memory.weights_resident_bytes / unique
-
-
-def latency_ratio(report: Report, variant: Variant, size: int) -> float | None:
-    """Give the median latency of a variant over that of its format's naive one at the same size."""
-    naive = naive_variant(report, variant)
-    mine = variant.latency_ms_by_size.get(size)
-    theirs = naive.latency_ms_by_size.get(size) if naive else None
-    return mine.p50 / theirs.p50 if mine and theirs and theirs.p50 > 0 else None
 
 
 def percentile(samples: tuple[float, ...], share: float) -> float:
@@ -104,71 +110,6 @@ def latency_low(latency: Latency) -> tuple[float, str]:
 def size_label(report: Report, size: int) -> str:
     """Name a size of the sweep: ``batch 8``."""
     return f"{report.axis} {size}"
-
-
-def measured_for_target(report: Report) -> bool:
-    """Whether the machine that was measured is of the target."""
-    return report.device != "local" or report.target == "local"
-
-
-def measured_words(report: Report) -> str:
-    """Say which machine was measured, and that it is not the target where it is not."""
-    if not any(v.latency_ms_by_size or v.memory for v in report.variants):
-        return "Latency and memory: not measured."
-    where = f"Latency and memory: measured on {report.measured_on}, {_threads(report)}"
-    if measured_for_target(report):
-        return f"{where}."
-    return f"{where}. Measured here; not a figure of the target ({report.target_title})."
-
-
-def invalid_words(report: Report) -> str | None:
-    """Say why the measurements are invalid, if they are."""
-    causes = [
-        cause
-        for cause, found in (
-            ("the machine swapped", report.environment.swapped),
-            ("the processor throttled", report.environment.throttled),
-        )
-        if found
-    ]
-    if not causes:
-        return None
-    return f"Invalid: {' and '.join(causes)} while it was measured; measure again."
-
-
-def missing_words(report: Report) -> tuple[str, ...]:
-    """List what was not measured, a sentence each."""
-    found = []
-    for what, lacking in _lacking(report).items():
-        if len(lacking) == len(report.variants):
-            found.append(f"Not measured: {what}.")
-        elif lacking:
-            found.append(f"Not measured for {', '.join(lacking)}: {what}.")
-    found += _without_naive(report)
-    if not measured_for_target(report):
-        found.append(f"Nothing was measured on the target ({report.target_title}).")
-    return tuple(found)
-
-
-def _without_naive(report: Report) -> list[str]:
-    present = {variant.format for variant in report.variants if variant.name == NAIVE}
-    if len(formats(report)) <= 1:
-        return [] if present else ["No naive export stands beside it."]
-    return [
-        f"No naive {format_title(each)} export stands beside ours."
-        for each in formats(report)
-        if each not in present
-    ]
-
-
-def _lacking(report: Report) -> dict[str, list[str]]:
-    pairs = [(label(report, variant), variant) for variant in ordered_variants(report)]
-    return {
-        "latency": [name for name, v in pairs if not v.latency_ms_by_size],
-        "memory": [name for name, v in pairs if v.memory is None],
-        "parity": [name for name, v in pairs if v.parity is None],
-        "accuracy (no labelled samples)": [name for name, v in pairs if v.accuracy is None],
-    }
 
 
 def reference_of(report: Report) -> str:
@@ -206,7 +147,3 @@ def option_words(options: dict[str, str]) -> str:
     if not options:
         return "defaults of the runtime"
     return ", ".join(f"{key} = {value}" for key, value in options.items())
-
-
-def _threads(report: Report) -> str:
-    return f"{report.threads} thread{'' if report.threads == 1 else 's'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import onnx
 import pytest
 import torch
 
-from devices.deploy import capture_canonical, deploy, operators_by_artifact, profile
+from devices.deploy import add_run, capture_canonical, deploy, operators_by_artifact, profile
 from devices.options import Options
 from devices.report.json_form import read_json
 from devices.source import resolve
@@ -112,8 +113,7 @@ def test_a_trained_model_arrives_on_an_iphone_at_one_copy(name, precision, tmp_p
     assert variant.parity.inputs == 1000
     assert "not Core ML" in variant.parity.reference
     # Nothing is timed here, whatever was asked: Core ML is not on this system.
-    assert not variant.latency_ms_by_size
-    assert variant.memory is None
+    assert done.report.runs == ()
     assert done.manifest["profile"] == []
     package = tmp_path / "out" / variant.path
     assert audit_file(package).duplicates == ()
@@ -219,9 +219,11 @@ def test_another_architecture_gets_the_safe_form_and_says_so(bundle):
 
 def test_the_reports_are_there_and_name_what_was_not_measured(bundle):
     report = read_json(bundle / "report.json")
-    assert report.device == "local"
+    (run,) = report.runs
+    assert (run.device, run.kind) == ("local", "measured")
     assert report.target == "raspberry-pi-5"
-    assert set(report.variants[0].latency_ms_by_size) == {1, 4, 16}
+    assert set(run.results) == {variant.id for variant in report.variants}
+    assert set(run.of(report.variants[0]).latency_ms_by_size) == {1, 4, 16}
     page = (bundle / "report.html").read_text()
     assert "not a figure of the target" in page
     labels = [step.label for step in report.waterfall]
@@ -234,10 +236,30 @@ def test_the_reports_are_there_and_name_what_was_not_measured(bundle):
 def test_a_bundle_can_be_profiled_again(bundle):
     before = (bundle / "model.latency-first.onnx").read_bytes()
     done = profile(bundle, replace(BRIEFLY, sizes=(2,)))
-    assert [set(v.latency_ms_by_size) for v in done.report.variants] == [{2}] * 6
+    (run,) = done.report.runs
+    assert [set(run.of(v).latency_ms_by_size) for v in done.report.variants] == [{2}] * 6
     assert {entry["batch"] for entry in done.manifest["profile"]} == {2}
     assert (bundle / "model.latency-first.onnx").read_bytes() == before
     assert done.report.waterfall[1].label == "checkpoint"
+
+
+def test_what_other_devices_measured_survives_a_new_profile(bundle, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    (local,) = read_json(copy / "report.json").runs
+    elsewhere = replace(local, device="pi-on-desk", measured_on="Raspberry Pi 5 Model B")
+    added = add_run(copy, elsewhere)
+    assert added.report.runs == (local, elsewhere)
+    done = profile(copy, replace(BRIEFLY, sizes=(3,)))
+    assert read_json(copy / "report.json") == done.report
+    here, there = done.report.runs
+    assert there == elsewhere
+    assert {size for r in here.results.values() for size in r.latency_ms_by_size} == {3}
+    manifest = json.loads((copy / "manifest.json").read_text())
+    sizes = {(entry["device"], entry["batch"]) for entry in manifest["profile"]}
+    assert ("local", 3) in sizes
+    assert {size for device, size in sizes if device == "pi-on-desk"}.isdisjoint({3})
+    assert "pi-on-desk (Raspberry Pi 5 Model B)" in (copy / "report.html").read_text()
 
 
 def test_operators_are_timed_where_the_runtime_can(bundle):
@@ -249,8 +271,6 @@ def test_operators_are_timed_where_the_runtime_can(bundle):
 
 
 def test_a_changed_artifact_is_not_profiled(bundle, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
     path = copy / "model.latency-first.onnx"

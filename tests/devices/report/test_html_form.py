@@ -5,11 +5,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from devices.report.html_form import cards, headline, render_html, summaries, write_html
-from devices.report.plots import NAIVE_COLOURS, series_index
-from devices.report.units import format_bytes, format_digits
+from devices.report.cards import cards, headline, summaries
+from devices.report.drawing import NAIVE_COLOURS, series_index
+from devices.report.html_form import render_html, write_html
+from devices.report.units import format_bytes, format_digits, format_estimate, format_ms
 from export.errors import MissingExtraError, OutputError
 from export.records import StoredTensor, TieMap, Use
+from tests.devices.report.reports import with_result, without_figures
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -124,8 +126,10 @@ def test_every_variant_stands_on_every_card(report):
 def test_all_figures_are_there(report, page_of):
     words = Page(page_of(report)).words
     for variant in report.variants:
-        assert format_bytes(variant.memory.settled_rss_bytes) in words
-        for latency in variant.latency_ms_by_size.values():
+        result = report.runs[0].of(variant)
+        assert format_bytes(result.memory.settled_rss_bytes) in words
+        assert format_ms(result.load_ms) in words
+        for latency in result.latency_ms_by_size.values():
             for name in ("p50", "min", "p90", "p95", "p99", "mean", "std", "first"):
                 assert format_digits(getattr(latency, name)) in words
         for key, value in variant.session_options.items():
@@ -143,7 +147,23 @@ def test_the_same_report_gives_the_same_page(report):
     assert render_html(report) == render_html(report)
 
 
-def test_hostile_names_are_text(report):
+def hostile_run(run, hostile, variants):
+    """A run in which every text is hostile, of variants in the same order."""
+    results = {
+        variant.id: dataclasses.replace(result, invalid=hostile, failure=hostile)
+        for variant, result in zip(variants, run.results.values(), strict=True)
+    }
+    environment = run.environment and dataclasses.replace(
+        run.environment, cpu=hostile, power_mode=hostile, warnings=(hostile,)
+    )
+    return dataclasses.replace(
+        run, device=run.device + hostile, measured_on=hostile, results=results,
+        environment=environment, notes=(hostile,),
+    )  # fmt: skip
+
+
+def test_hostile_names_are_text(several):
+    report = several
     hostile = '<script>alert("1")</script><img src=x onerror=a>$x$ & \' "'
     variants = tuple(
         dataclasses.replace(v, name=v.name if v.name == "naive" else v.name + hostile, form=hostile)
@@ -164,8 +184,8 @@ def test_hostile_names_are_text(report):
             report,
             model=hostile,
             target_title=hostile,
-            measured_on=hostile,
             axis=hostile,
+            runs=tuple(hostile_run(run, hostile, variants) for run in several.runs),
             notes=(hostile,),
             variants=variants,
             waterfall=steps,
@@ -187,29 +207,37 @@ def test_a_long_list_of_ties_is_folded(report):
     assert "All 40 stored tensors, tied ones first" in page.words
 
 
-def bare(variant):
-    return dataclasses.replace(
-        variant,
-        memory=None, parity=None, accuracy=None, load_ms=None, latency_ms_by_size={},
-    )  # fmt: skip
+def with_latencies(report, change):
+    """Give each result of each run the latencies that ``change`` makes of its own."""
+    runs = tuple(
+        dataclasses.replace(
+            run,
+            results={
+                name: dataclasses.replace(
+                    result, latency_ms_by_size=change(result.latency_ms_by_size)
+                )
+                for name, result in run.results.items()
+            },
+        )
+        for run in report.runs
+    )
+    return dataclasses.replace(report, runs=runs)
 
 
-def without_samples(variant):
-    timed = {
-        size: dataclasses.replace(latency, samples=(), p99=None)
-        for size, latency in variant.latency_ms_by_size.items()
+def without_samples(timed):
+    return {
+        size: dataclasses.replace(latency, samples=(), p99=None) for size, latency in timed.items()
     }
-    return dataclasses.replace(variant, latency_ms_by_size=timed)
 
 
-def only_at(variant, size):
-    timed = {size: variant.latency_ms_by_size[size]}
-    return dataclasses.replace(variant, latency_ms_by_size=timed)
+def only_at_4(timed):
+    return {4: timed[4]}
 
 
 def test_a_report_without_measurements(report):
-    variants = tuple(bare(variant) for variant in report.variants)
-    page = Page(render_html(dataclasses.replace(report, variants=variants, waterfall=())))
+    variants = tuple(dataclasses.replace(v, parity=None, accuracy=None) for v in report.variants)
+    bare = dataclasses.replace(report, variants=variants, waterfall=(), runs=())
+    page = Page(render_html(bare))
     assert page.tags.count("svg") == 1
     assert "Not measured: latency." in page.words
 
@@ -223,33 +251,31 @@ def test_a_report_of_one_variant(report):
 
 
 def test_a_report_of_one_size(report):
-    variants = tuple(only_at(variant, 4) for variant in report.variants)
-    page = Page(render_html(dataclasses.replace(report, variants=variants)))
+    page = Page(render_html(with_latencies(report, only_at_4)))
     assert "latency in ms, batch 4" in page.words
 
 
 def test_a_report_without_samples(report):
-    variants = tuple(without_samples(variant) for variant in report.variants)
-    page = Page(render_html(dataclasses.replace(report, variants=variants)))
+    page = Page(render_html(with_latencies(report, without_samples)))
     assert page.tags.count("svg") == 4
     assert "Band: min to p90." in page.words
 
 
 def test_a_wide_range_gets_a_log_axis(report):
-    def stretched(variant):
-        timed = {
+    def stretched(timed):
+        return {
             size: dataclasses.replace(latency, p50=latency.p50 * size**2)
-            for size, latency in variant.latency_ms_by_size.items()
+            for size, latency in timed.items()
         }
-        return dataclasses.replace(variant, latency_ms_by_size=timed)
 
-    variants = tuple(stretched(variant) for variant in report.variants)
-    Page(render_html(dataclasses.replace(report, variants=variants)))
+    Page(render_html(with_latencies(report, stretched)))
 
 
 def test_an_invalid_measurement_is_said_to_be(report):
-    environment = dataclasses.replace(report.environment, throttled=True)
-    page = Page(render_html(dataclasses.replace(report, environment=environment)))
+    (run,) = report.runs
+    environment = dataclasses.replace(run.environment, throttled=True)
+    run = dataclasses.replace(run, environment=environment)
+    page = Page(render_html(dataclasses.replace(report, runs=(run,))))
     assert "Invalid: the processor throttled" in page.words
 
 
@@ -263,7 +289,7 @@ def test_two_formats_stand_on_one_page(both, page_of):
     assert "onnxruntime 1.23.2, ai-edge-litert 2.1.0" in page.words
     for variant in both.variants:
         assert variant.id in page.words
-        assert format_bytes(variant.memory.settled_rss_bytes) in page.words
+        assert format_bytes(both.runs[0].of(variant).memory.settled_rss_bytes) in page.words
 
 
 def test_each_format_has_its_own_story_of_bytes(both, page_of):
@@ -319,9 +345,104 @@ def test_six_variants_have_six_colours_and_naive_ones_are_dim(both, report, page
 
 
 def test_two_formats_of_one_size_and_without_samples(both):
-    variants = tuple(without_samples(only_at(variant, 4)) for variant in both.variants)
-    page = Page(render_html(dataclasses.replace(both, variants=variants)))
+    page = Page(render_html(with_latencies(with_latencies(both, only_at_4), without_samples)))
     assert "latency in ms, batch 4" in page.words
+
+
+def labels_of(page):
+    return [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+
+
+def test_each_device_has_a_section_with_its_figures(several, page_of):
+    page = Page(page_of(several))
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("svg") == 2 + 3 * 3  # of the files, and of each measured device
+    for words in (
+        "Measured on this machine (AMD EPYC 7763)",
+        "Measured on pi-on-desk (Raspberry Pi 5 Model B Rev 1.0)",
+        "Measured on virt (QEMU cortex-a76), emulated",
+        "Estimated for Raspberry Pi 5",
+    ):
+        assert words in page.words
+    for run in several.runs:
+        for result in run.results.values():
+            for latency in result.latency_ms_by_size.values():
+                assert format_digits(latency.p95) in page.words
+    on_board = [label for label in labels_of(page) if "on pi-on-desk" in label]
+    assert [label.split(" on ")[0] for label in on_board] == [
+        "Weights resident in memory", "Median latency", "Share of the runs",
+    ]  # fmt: skip
+
+
+def test_an_estimate_is_drawn_nowhere_and_is_marked_at_every_figure(several, page_of):
+    text = page_of(several)
+    page = Page(text)
+    assert "Estimated for Raspberry Pi 5, 4 threads; not measured." in page.words
+    assert not [label for label in labels_of(page) if "stimate" in label]
+    for result in several.runs[1].results.values():
+        for estimate in result.estimate_ms_by_size.values():
+            marked = page.words.count(format_estimate(estimate))
+            assert page.words.count(format_ms(estimate)) == marked >= 1  # never without its marks
+    assert "Scaled by the peak of its cores" in page.words
+
+
+def test_an_emulated_device_is_tagged(several, page_of, report):
+    page = Page(page_of(several))
+    assert "Latency emulated" in page.words
+    assert "Milliseconds, emulated." in page.words
+    assert "Emulated; its times are not those of a device." in page.words
+    alone = dataclasses.replace(several, runs=several.runs[3:])
+    assert [card.title for card in cards(alone)][2:4] == [
+        "Weights in memory (virt, emulated)", "Median latency, batch 1 (virt, emulated)",
+    ]  # fmt: skip
+    assert all(words.endswith(" (virt, emulated)") for _, words in summaries(alone))
+    assert "Milliseconds, emulated." in Page(render_html(alone)).words
+
+
+def test_the_state_of_each_device_is_shown(several, page_of):
+    words = Page(page_of(several)).words
+    assert "2.40 GHz, then 1.50 to 2.40 GHz" in words
+    assert "47.2 °C, then 68.3 °C" in words
+    assert "MAXN" in words
+    assert "5.14 W" in words
+    assert "pi-on-desk: The supply voltage was low once." in words
+    assert "computed on pi-on-desk5.2e-066.1e-06" in words
+
+
+def test_what_is_invalid_or_failed_leads_with_its_reason(several):
+    report = with_result(several, 2, "onnx naive", invalid="it throttled")
+    report = without_figures(report, 3, "onnx memory-first")
+    report = with_result(report, 3, "onnx memory-first", failure="out of memory")
+    page = Page(render_html(report))
+    assert (
+        "Invalid on pi-on-desk (Raspberry Pi 5 Model B Rev 1.0), naive: it throttled." in page.words
+    )
+    assert "Failed on virt (QEMU cortex-a76), emulated, memory-first: out of memory." in page.words
+    assert f"{format_digits(report.runs[2].results['onnx naive'].latency_ms_by_size[1].p50)} !" in (
+        page.words
+    )
+    first = with_result(several, 0, "onnx naive", invalid="it throttled")
+    assert summaries(first) == ()
+
+
+def test_a_report_of_an_estimate_alone(several):
+    page = Page(render_html(dataclasses.replace(several, runs=several.runs[1:2])))
+    assert page.tags.count("svg") == 2
+    assert "Not measured: latency." in page.words
+    assert "Estimated for Raspberry Pi 5, 4 threads; not measured." in page.words
+
+
+def test_two_precisions_of_a_format_stand_apart(report):
+    half = tuple(
+        dataclasses.replace(v, qualifier="float16", file_bytes=v.file_bytes // 2)
+        for v in report.variants
+    )
+    two = dataclasses.replace(report, variants=(*report.variants, *half))
+    assert headline(two) == (
+        "0.956 MB instead of 1.84 MB in the ONNX file, "
+        "0.478 MB instead of 0.922 MB in the ONNX float16 file"
+    )
+    Page(render_html(two))
 
 
 def test_writing(report, tmp_path):

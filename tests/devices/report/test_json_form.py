@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from devices.report.json_form import read_json, report_from_dict, report_to_dict, write_json
 from export.errors import BadFileError, OutputError
 from runtimes.records import Latency, Memory
+from tests.devices.report.reports import with_result
 
 numbers = st.floats(allow_nan=False)
 counts = st.integers(min_value=0, max_value=2**62)
@@ -26,6 +28,9 @@ memories = st.builds(
 )  # fmt: skip
 
 
+DATA = Path(__file__).parents[2] / "data"
+
+
 def change(report, **changes):
     first, *others = report.variants
     variants = (dataclasses.replace(first, **changes), *others)
@@ -41,7 +46,7 @@ def test_a_report_comes_back_from_a_file(report, tmp_path):
 
 def test_sizes_are_whole_numbers_again(report):
     back = report_from_dict(json.loads(json.dumps(report_to_dict(report))))
-    assert list(back.variants[0].latency_ms_by_size) == [1, 2, 4, 8, 16]
+    assert list(back.runs[0].results["onnx naive"].latency_ms_by_size) == [1, 2, 4, 8, 16]
 
 
 def test_samples_stand_on_one_line(report, tmp_path):
@@ -65,12 +70,11 @@ def test_samples_stand_on_one_line(report, tmp_path):
 def test_nothing_is_lost(report, tmp_path, latency, memory, accuracy, load_ms, name):
     changed = change(
         report,
-        latency_ms_by_size=latency,
-        memory=memory,
         accuracy=accuracy,
-        load_ms=load_ms,
         form=name,
     )
+    figures = {"latency_ms_by_size": latency, "memory": memory, "load_ms": load_ms, "invalid": name}
+    changed = with_result(changed, 0, "onnx naive", **figures)
     path = tmp_path / "report.json"
     write_json(changed, path)
     assert read_json(path) == changed
@@ -85,10 +89,10 @@ def test_not_a_number_survives(report):
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (3, "has schema 3, and this version reads schema 2; update weightspace"),
-        (0, "has schema 0; it must be 1 or 2"),
-        (True, "has schema True; it must be 1 or 2"),
-        ("1", "has schema '1'; it must be 1 or 2"),
+        (4, "has schema 4, and this version reads schema 3; update weightspace"),
+        (0, "has schema 0; it must be 1, 2 or 3"),
+        (True, "has schema True; it must be 1, 2 or 3"),
+        ("1", "has schema '1'; it must be 1, 2 or 3"),
     ],
 )
 def test_another_schema_is_refused(schema, message, report):
@@ -97,29 +101,73 @@ def test_another_schema_is_refused(schema, message, report):
         report_from_dict(data)
 
 
-def as_schema_1(report):
-    """Write a report of one format as it was written before there were several."""
-    data = json.loads(json.dumps(report_to_dict(report))) | {"schema": 1}
-    for step in data["waterfall"]:
-        step["bytes_by_variant"] = {
-            key.removeprefix("onnx "): size for key, size in step["bytes_by_variant"].items()
-        }
-    return data
+def recorded(schema):
+    """A report that an earlier version wrote of a small net, with nothing changed in it."""
+    return json.loads((DATA / f"report-schema-{schema}.json").read_text())
 
 
-def test_a_report_of_schema_1_is_read_and_written_anew(report, tmp_path):
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_report_of_an_older_schema_is_read_and_written_anew(schema, tmp_path):
+    old = recorded(schema)
+    report = read_json(DATA / f"report-schema-{schema}.json")
+    (run,) = report.runs
+    assert (run.device, run.kind, run.threads) == ("local", "measured", old["threads"])
+    assert run.measured_on == old["measured_on"]
+    assert run.environment.cpu == old["environment"]["cpu"]
+    assert report.created == run.created == old["created"]
+    assert list(run.results) == [variant.id for variant in report.variants]
+    for variant, before in zip(report.variants, old["variants"], strict=True):
+        assert variant.file_bytes == before["file_bytes"]
+        result = run.of(variant)
+        assert result.load_ms == before["load_ms"]
+        assert dataclasses.asdict(result.memory) == before["memory"]
+        (timed,) = before["latency_ms_by_size"].items()
+        assert list(result.latency_ms_by_size) == [int(timed[0])]
+        assert list(result.latency_ms_by_size[int(timed[0])].samples) == timed[1]["samples"]
+    for step in report.waterfall:
+        assert set(step.bytes_by_variant) <= set(run.results)
     path = tmp_path / "report.json"
-    path.write_text(json.dumps(as_schema_1(report)))
-    assert '"naive": ' in path.read_text()
+    write_json(report, path)
+    assert json.loads(path.read_text())["schema"] == 3
     assert read_json(path) == report
-    write_json(read_json(path), path)
-    assert json.loads(path.read_text())["schema"] == 2
 
 
-def test_a_corrupt_report_of_schema_1_is_refused(report):
-    data = as_schema_1(report)
+def test_the_waterfall_of_schema_1_names_variants_by_their_ids(tmp_path):
+    assert next(iter(recorded(1)["waterfall"][0]["bytes_by_variant"])) == "naive"
+    report = report_from_dict(recorded(1))
+    assert next(iter(report.waterfall[0].bytes_by_variant)) == "onnx naive"
+
+
+def test_an_old_report_without_measurements_has_no_runs():
+    data = recorded(2)
+    for variant in data["variants"]:
+        variant |= {"load_ms": None, "memory": None, "latency_ms_by_size": {}}
+    assert report_from_dict(data).runs == ()
+
+
+def test_a_corrupt_report_of_an_older_schema_is_refused():
+    data = recorded(1)
     data["waterfall"][0]["bytes_by_variant"]["naive"] = "big"
     with pytest.raises(BadFileError, match=r"\[naive\] must be a whole number, and is 'big'"):
+        report_from_dict(data)
+    data = recorded(2)
+    del data["threads"]
+    with pytest.raises(BadFileError, match="report lacks the field 'threads'"):
+        report_from_dict(data)
+    with pytest.raises(BadFileError, match="report has the unknown field 'runs'"):
+        report_from_dict(recorded(2) | {"runs": []})
+
+
+def test_a_report_of_several_devices_comes_back(everything, tmp_path):
+    path = tmp_path / "report.json"
+    write_json(everything, path)
+    assert read_json(path) == everything
+
+
+def test_two_runs_on_one_device_are_refused(report):
+    data = report_to_dict(report)
+    data["runs"].append(data["runs"][0])
+    with pytest.raises(BadFileError, match="corrupt: two runs are measured on local"):
         report_from_dict(data)
 
 
@@ -145,16 +193,30 @@ def test_what_is_no_report_is_refused(data):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("threads",), 1.5, r"report\.threads must be a whole number, and is 1\.5"),
-        (("threads",), True, "must be a whole number, and is True"),
+        (("runs", 0, "threads"), 1.5, r"runs\[0\]\.threads must be a whole number, and is 1\.5"),
+        (("runs", 0, "threads"), True, "must be a whole number, and is True"),
+        (
+            ("runs", 0, "kind"),
+            "guessed",
+            "kind must be 'measured' or 'estimated', and is 'guessed'",
+        ),
+        (("runs", 0, "kind"), "estimated", "run on 'local' has measured figures of 'onnx naive'"),
         (("model",), None, r"report\.model must be a text"),
         (("colour",), "red", "report has the unknown field 'colour'"),
         (("notes",), "a", r"report\.notes must be a list"),
         (("ties", "stored"), {}, r"report\.ties\.stored must be a list"),
-        (("environment", "swapped"), 0, r"environment\.swapped must be true or false"),
+        (("runs", 0, "environment", "swapped"), 0, r"environment\.swapped must be true or false"),
         (("variants", 1, "ratio"), "big", r"variants\[1\]\.ratio must be a number, and is 'big'"),
-        (("variants", 0, "latency_ms_by_size", "two"), {}, "must be whole numbers as keys"),
-        (("variants", 0, "latency_ms_by_size", "2"), {}, r"\[2\] lacks the field 'runs'"),
+        (
+            ("runs", 0, "results", "onnx naive", "latency_ms_by_size", "two"),
+            {},
+            "must be whole numbers as keys",
+        ),
+        (
+            ("runs", 0, "results", "onnx naive", "latency_ms_by_size", "2"),
+            {},
+            r"\[2\] lacks the field 'runs'",
+        ),
         (("ties", "stored", 0, "aliases"), [["a"]], r"aliases\[0\] must be a list of 2"),
         (("ties", "stored", 0, "shape"), [1.5], r"shape\[0\] must be a whole number"),
     ],
@@ -171,8 +233,8 @@ def test_a_corrupt_report_is_refused_with_the_place(path, value, message, report
 
 def test_a_missing_field_is_refused(report):
     data = report_to_dict(report)
-    del data["threads"]
-    with pytest.raises(BadFileError, match="report lacks the field 'threads'"):
+    del data["axis"]
+    with pytest.raises(BadFileError, match="report lacks the field 'axis'"):
         report_from_dict(data)
 
 

@@ -4,8 +4,9 @@ import pytest
 
 from devices.report.view import (
     formats,
+    group_title,
+    groups,
     label,
-    latency_ratio,
     naive_variant,
     ordered_variants,
     ours,
@@ -34,23 +35,6 @@ def test_a_label_names_the_format_only_where_there_are_several(report, both):
     assert [label(both, v) for v in ordered_variants(both)][3] == "tflite naive"
 
 
-def test_a_variant_is_held_against_the_naive_one_of_its_format(both):
-    for variant in both.variants:
-        naive = naive_variant(both, variant)
-        assert naive.id == f"{variant.format} naive"
-        mine, theirs = (v.latency_ms_by_size[2].p50 for v in (variant, naive))
-        assert latency_ratio(both, variant, 2) == mine / theirs
-
-
-def test_without_a_naive_one_of_its_format_there_is_no_ratio(both):
-    kept = tuple(v for v in both.variants if v.id != "tflite naive")
-    report = dataclasses.replace(both, variants=kept)
-    ratios = {v.id: latency_ratio(report, v, 2) for v in kept}
-    assert [name for name, ratio in ratios.items() if ratio is None] == [
-        "tflite latency-first", "tflite memory-first",
-    ]  # fmt: skip
-
-
 def test_a_format_has_the_steps_that_are_its_own(report, both):
     assert waterfall_of(report, "onnx") == report.waterfall
     labels = [[step.label for step in waterfall_of(both, each)] for each in formats(both)]
@@ -66,3 +50,20 @@ def test_two_variants_of_one_format_and_name_are_refused(both):
 def test_parity_that_was_not_measured_has_no_words(report):
     bare = tuple(dataclasses.replace(v, parity=None) for v in report.variants)
     assert parity_words(dataclasses.replace(report, variants=bare)) is None
+
+
+def in_two_precisions(report):
+    half = tuple(
+        dataclasses.replace(v, precision="float16", qualifier="float16") for v in report.variants
+    )
+    return dataclasses.replace(report, variants=(*report.variants, *half))
+
+
+def test_precisions_of_one_format_are_told_apart_and_stand_beside_their_own_naive(report):
+    two = in_two_precisions(report)
+    assert [v.id for v in two.variants[2:4]] == ["onnx memory-first", "onnx float16 naive"]
+    assert [label(two, v) for v in two.variants[2:4]] == ["memory-first", "float16 naive"]
+    assert groups(two) == (("onnx", ""), ("onnx", "float16"))
+    assert [group_title(each) for each in groups(two)] == ["ONNX", "ONNX float16"]
+    for variant in two.variants:
+        assert naive_variant(two, variant).precision == variant.precision
