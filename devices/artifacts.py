@@ -21,7 +21,7 @@ from export.lower.coreml import CoremlOptions, ImageInput, write_mlpackage
 from export.lower.ort import write_form
 from export.lower.tflite import FORMS as TFLITE_FORMS
 from export.lower.tflite import write_tflite
-from export.manifest import sha256_of, versions
+from export.manifest import files_of, sha256_of, versions
 from export.onnx_io import load_model, specs_of
 from export.parity import compare_outputs, limit_of
 from export.parity import enforce as enforce_parity
@@ -296,13 +296,6 @@ def _rows_at_once(session: Session, samples: int) -> int:
     if all(isinstance(size, str) for size in batches):
         return _ROWS_AT_ONCE
     return 1 if batches == {1} else samples
-
-
-def files_of(path: Path) -> list[Path]:
-    """The files of an artifact: itself and its data, or all in its folder."""
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    return sorted(path.parent.glob(f"{path.name}*"))
 
 
 def _accuracy(outputs: Sequence[NDArray[np.generic]], images: Images | None) -> float | None:

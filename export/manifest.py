@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -116,6 +117,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise BadFileError(f"{path} is not a readable manifest; export it again")
     return manifest
+
+
+def files_of(path: Path) -> list[Path]:
+    """Give the files of an artifact: itself and its data, or all in its folder."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}*"))
 
 
 def sha256_of(path: Path) -> str:
