@@ -1125,7 +1125,7 @@ def _ending(code: int, tail: Sequence[str]) -> str:
     if code == 0:
         return ""
     if code == -signal.SIGKILL:
-        return "killed, most likely for want of memory: try a smaller size, or memory-first"
+        return "killed, most likely for want of memory: try a smaller size"
     if code < 0:
         return f"the runtime crashed ({signal.Signals(-code).name})"
     last = [line for line in tail if line.strip()][-1:]
