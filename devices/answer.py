@@ -347,7 +347,7 @@ class _Table:
         return self._value.get(key)
 
     def refuse(self, key: str, wanted: str) -> NoReturn:
-        place = _clean(f"{self._where}{key}") or "it"
+        place = _clean(f"{self._where}{key}").rstrip(".") or "it"
         raise DeviceError(
             f"{self.device} gave an answer that cannot be used: {place} is not {wanted}; check "
             "that nothing on the device changes the files of a run"
