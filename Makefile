@@ -20,6 +20,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/onnx_ties.py
 	$(BIN)/python benchmarks/tflite_ties.py
 	$(BIN)/python benchmarks/coreml_ties.py
+	$(BIN)/python benchmarks/agent_overhead.py
 
 fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -12,7 +12,7 @@ when it closes, the link is lost, so the agent kills what it started, and itself
 
 The request, all paths relative to its folder::
 
-    {"schema": 1, "threads": 1, "axis": "batch", "memory_runs": 5,
+    {"schema": 1, "run": a text of its own, "threads": 1, "axis": "batch", "memory_runs": 5,
      "budget": {"warmup_runs", "warmup_s", "runs", "seconds", "most_runs"},
      "sizes": [{"size": 1, "feeds": "feeds-1.npz"}],     the smallest first
      "feed_names": ["x"],                                of arr_0, arr_1 ... in each .npz
@@ -27,7 +27,8 @@ whose ``build`` and ``run`` are command lines as lists; ``{trtexec}`` stands for
 
 answer.json is written anew after each step, so that what was measured is not lost::
 
-    {"schema": 1, "complete": true, "failure": why nothing could be measured, or "",
+    {"schema": 1, "run": the request's, "complete": true,
+     "failure": why nothing could be measured, or "",
      "machine": what ``machine`` gives, "looks": [what ``look`` gives, before, between and after],
      "tegrastats": what ``summarise_tegrastats`` gives, "notes": [sentences],
      "artifacts": {id: {"failure", "load_ms", "memory": the fields of runtimes.records.Memory,
@@ -905,6 +906,7 @@ class Agent:
         }
         self._answer: dict[str, Any] = {
             "schema": SCHEMA,
+            "run": self._request["run"],
             "complete": False,
             "failure": "",
             "machine": machine(),

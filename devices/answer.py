@@ -94,11 +94,12 @@ class Answer:
     findings: dict[str, Finding]
 
 
-def read_answer(path: Path, device: str, ids: Sequence[str], most_bytes: int) -> Answer:
+def read_answer(path: Path, device: str, run: str, ids: Sequence[str], most_bytes: int) -> Answer:
     """Read and check an answer.
 
     Args:
         device: its name, for messages.
+        run: what the request calls itself; an answer to another was left by an earlier run.
         ids: of the artifacts that were asked for.
         most_bytes: what an answer to such a request may have at most.
 
@@ -114,6 +115,8 @@ def read_answer(path: Path, device: str, ids: Sequence[str], most_bytes: int) ->
     answer = _Table(value, device, "")
     if answer.get("schema") != SCHEMA:
         answer.refuse("schema", f"{SCHEMA}")
+    if answer.get("run") != run:
+        answer.refuse("run", "that of the request")
     looks = [answer.table("looks", index) for index in range(len(answer.items("looks")))]
     if not looks:
         answer.refuse("looks", "a list of what the device said of itself")

@@ -27,9 +27,10 @@ from devices.answer import (
 )
 from devices.measure import Candidate, make_feeds
 from devices.report.record import Result, Run
+from devices.report.units import format_bytes
 from devices.transports import Finished, Transport
 from export.errors import DeviceError, DeviceLostError, ParityError, UserError, WeightspaceError
-from export.manifest import files_of
+from export.manifest import files_of, sha256_of
 from export.parity import compare_outputs
 from export.records import Parity, TensorSpec
 from runtimes import BACKENDS
@@ -118,7 +119,11 @@ def measure_on(
     with tempfile.TemporaryDirectory(prefix="weightspace-") as scratch:
         folder = Path(scratch)
         tell(f"sending the artifacts to {device.name}")
-        transport.push(_stage(folder, transport, tasks, specs, axis, sizes, threads, budget))
+        files = _stage(folder, transport, tasks, specs, axis, sizes, threads, budget)
+        transport.push(
+            files,
+            lambda sent: tell(f"sending the artifacts to {device.name}: {format_bytes(sent)}"),
+        )
         finished = transport.run(
             [device.python, _AGENT, "--private-folder", _REQUEST],
             timeout_s=timeout_s,
@@ -172,6 +177,7 @@ def _stage(
         listed.append({"size": size, "feeds": name})
     request = {
         "schema": agent.SCHEMA,
+        "run": folder.name,  # a random one
         "threads": threads,
         "axis": axis,
         "memory_runs": _MEMORY_RUNS,
@@ -206,9 +212,7 @@ def _entry(
         bare = _backend(task.format).write_without_weights(path, folder)
     parity = None
     if task.parity is not None:
-        inputs = f"parity-{place}.npz"
-        np.savez(folder / inputs, *task.parity.inputs, allow_pickle=False)
-        files[inputs] = folder / inputs
+        inputs = _add_arrays(files, folder, task.parity.inputs)
         parity = {"inputs": inputs, "rows": _rows_at_once(specs, len(task.parity.inputs[0]))}
     return {
         "id": name,
@@ -225,6 +229,15 @@ def _add(files: dict[str, Path], prefix: str, path: Path) -> str:
     for file in files_of(path):
         files[f"{prefix}/{file.relative_to(path.parent).as_posix()}"] = file
     return f"{prefix}/{path.name}"
+
+
+def _add_arrays(files: dict[str, Path], folder: Path, arrays: Sequence[NDArray[np.generic]]) -> str:
+    """Send arrays, each set of them once; gives the name of their file there."""
+    path = folder / "arrays.npz"
+    np.savez(path, *arrays, allow_pickle=False)
+    name = f"inputs-{sha256_of(path)[:16]}.npz"
+    files[name] = path
+    return name
 
 
 def _formats(tasks: Mapping[str, Task]) -> list[str]:
@@ -272,14 +285,14 @@ def _fetch(
     path = folder / agent.ANSWER
     try:
         transport.pull(agent.ANSWER, path)
+        answer = read_answer(path, device.name, folder.name, list(tasks), most_bytes)
     except DeviceLostError:
         raise
     except DeviceError as error:
         raise (ended or error) from error
-    answer = read_answer(path, device.name, list(tasks), most_bytes)
     if answer.failure:
         raise DeviceError(f"{device.name}: {answer.failure}")
-    if announced is not None and answer.complete:
+    if answer.complete:
         return answer
     ended = ended or DeviceLostError(f"{device.name} ended the run without its last line")
     if all(finding.is_empty for finding in answer.findings.values()):

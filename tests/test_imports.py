@@ -18,6 +18,7 @@ ALLOWED = {
 }
 HANDS_OVER = {ROOT / "export" / "__main__.py"}  # python -m export is the command line
 VENDORS = {
+    "PIL",
     "ai_edge_litert",
     "coremltools",
     "flatbuffers",

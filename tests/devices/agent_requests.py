@@ -51,6 +51,7 @@ def prepare(folder, entries, *, sizes=(1, 4), budget=BRIEF, **changes):
     shutil.copy(litert.warm_up_model(folder), folder / "warm-up.tflite")
     request = {
         "schema": 1,
+        "run": "the tests",
         "threads": 1,
         "axis": "batch",
         "memory_runs": 2,

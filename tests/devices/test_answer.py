@@ -24,6 +24,7 @@ LOOK = {
 }  # fmt: skip
 GOOD = {
     "schema": 1,
+    "run": "seven",
     "complete": True,
     "failure": "",
     "machine": {
@@ -52,7 +53,7 @@ def read(tmp_path):
         path = tmp_path / "answer.json"
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         path.write_bytes(content)
-        return read_answer(path, "pi", ids, 10_000)
+        return read_answer(path, "pi", "seven", ids, 10_000)
 
     return read
 
@@ -131,6 +132,7 @@ WRONG = [
     (b"", "not JSON"), (b"[" * 100_000, "more than 10,000 bytes"), (b"[" * 9_000, "not JSON"),
     (b"[]", "it is not a table"), (b"{}", "schema is not 1"), (b"\xff\xfe", "not JSON"),
     (b" " * 10_001, "more than 10,000 bytes"),
+    (changed("eight", "run"), "run is not that of the request"),
     (changed([], "looks"), "looks is not"), (changed("x", "looks"), "looks is not"),
     (changed([3], "looks"), "looks is not"),
     (changed(None, "machine"), "machine is not"),

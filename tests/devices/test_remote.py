@@ -243,6 +243,17 @@ def test_a_format_that_no_device_runs_is_refused_before_anything_is_sent(connect
         run(connect(), {"a": replace(tasks["onnx naive"], format="pdf")})
 
 
+def test_the_answer_of_an_earlier_run_is_not_taken_for_one(connect, tasks, tmp_path):
+    transport = connect()
+    run(transport, tasks, sizes=(1,))
+    transport.device = replace(HERE, python=program(tmp_path, "exit 137"))
+    with pytest.raises(DeviceError, match="the run was killed"):
+        run(transport, tasks, sizes=(1,))
+    transport.device = replace(HERE, python=program(tmp_path, "exit 0"))
+    with pytest.raises(DeviceError, match="run is not that of the request"):
+        run(transport, tasks, sizes=(1,))
+
+
 # ---- TensorRT ---------------------------------------------------------------------------------
 
 
