@@ -22,8 +22,9 @@ The request, all paths relative to its folder::
                     its weights, or null, "parity": {"inputs": path of an .npz, "rows": rows of a
                     run} or null}]}
 
-The format is ``onnx``, ``tflite``, ``mlpackage`` or ``tensorrt``: a folder with a recipe.json,
-whose ``build`` and ``run`` are command lines as lists; ``{trtexec}`` stands for the program.
+The format is ``onnx``, ``tflite``, ``mlpackage`` or ``tensorrt``: a folder with a recipe.json. Its
+``trtexec`` holds, for the oldest version that each is for, the command lines ``build``, ``run`` and
+``profile`` as lists, in which ``{trtexec}`` stands for the program.
 
 answer.json is written anew after each step, so that what was measured is not lost::
 
@@ -67,6 +68,9 @@ _LOG_CHARS = 1_000_000
 _FILE_BYTES = 64_000_000
 _SMALLEST_SHARE_TOLD = 0.1
 _TEGRASTATS_MS = 1000
+_TRTEXEC_FOLDER = "/usr/src/tensorrt/bin"
+_STEPS = ("build", "run", "profile")
+_NEEDED_STEPS = ("build", "run")
 
 # Format -> the modules that run it, the first that is there, and the packages that hold them.
 RUNTIMES = {
@@ -1037,25 +1041,34 @@ class Agent:
                 recipe = json.load(file)
             before = set(os.listdir(folder))
             with self._tegrastats():
-                for name, command in commands_of(recipe, self._request["trtexec"]):
+                for name, command in self._commands(recipe):
                     say(f"{entry['id']}: trtexec, {name}")
                     steps.append(self._run_command(name, command, folder))
-                    if steps[-1]["exit_code"]:
+                    if steps[-1]["exit_code"] and name in _NEEDED_STEPS:
                         code = steps[-1]["exit_code"]
                         raise Failure(f"trtexec failed to {name} it: exit code {code}")
             for name in sorted(set(os.listdir(folder)) - before):
                 path = os.path.join(folder, name)
                 if name.endswith(".json") and os.path.getsize(path) <= _FILE_BYTES:
                     found["tensorrt"]["files"][name] = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, Failure) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, Failure) as error:
             found["failure"] = _line(error)
 
-    def _run_command(self, name: str, command: Sequence[str], folder: str) -> dict[str, Any]:
-        if shutil.which(command[0]) is None:
+    def _commands(self, recipe: Any) -> list[tuple[str, list[str]]]:
+        asked = self._request["trtexec"]
+        trtexec = shutil.which(asked) or shutil.which(asked, path=_TRTEXEC_FOLDER)
+        if trtexec is None:
             raise Failure(
-                f"{command[0]} is not there; install TensorRT on the device, or give trtexec's "
-                "path: JetPack has it in /usr/src/tensorrt/bin"
+                f"{asked} is not there; install TensorRT on the device, or give trtexec's path: "
+                f"JetPack has it in {_TRTEXEC_FOLDER}"
             )
+        log = self._run_command("version", [trtexec, "--help"], ".")["log"]
+        version = trtexec_version_of(log)
+        if version is None:
+            raise Failure(f"{trtexec} --help does not tell its version")
+        return commands_of(recipe, trtexec, version)
+
+    def _run_command(self, name: str, command: Sequence[str], folder: str) -> dict[str, Any]:
         start = time.monotonic()
         process = self._children.start(command, cwd=folder, stderr=subprocess.STDOUT)
         assert process.stdout is not None
@@ -1096,19 +1109,44 @@ class Tegrastats:
             self._summary.update(summarise_tegrastats(list(self._lines)))
 
 
-def commands_of(recipe: Any, trtexec: str) -> Iterator[tuple[str, list[str]]]:
-    """Give the commands of a recipe in order, each with the name of its step.
+def trtexec_version_of(text: str) -> tuple[int, int] | None:
+    """Read major and minor version from what ``trtexec`` prints first: v8602, v100300, v10.3.0."""
+    found = re.search(r"TensorRT\.trtexec \[TensorRT v(?:(\d+)\.(\d+)[\d.]*|(\d{4,6}))\]", text)
+    if not found:
+        return None
+    if found.group(1):
+        return int(found.group(1)), int(found.group(2))
+    number = int(found.group(3))
+    unit = 10_000 if number >= 100_000 else 1_000  # two digits for the minor version since 10
+    return number // unit, number % unit // 100
+
+
+def commands_of(recipe: Any, trtexec: str, version: tuple[int, int]) -> list[tuple[str, list[str]]]:
+    """Give the commands of a recipe for a version in order, each with the name of its step.
 
     Raises:
-        Failure: it has no ``build`` or ``run`` that is a list of texts, or a list of such lists.
+        Failure: it has none for the version, or they are no lists of texts.
     """
-    for name in ("build", "run"):
-        step = recipe.get(name) if isinstance(recipe, dict) else None
-        lines = step if isinstance(step, list) and step and isinstance(step[0], list) else [step]
-        for line in lines:
-            if not (isinstance(line, list) and line and all(isinstance(s, str) for s in line)):
-                raise Failure(f"recipe.json has no command line to {name} the engine")
-            yield name, [text.replace("{trtexec}", trtexec) for text in line]
+    by_version = recipe.get("trtexec") if isinstance(recipe, dict) else None
+    if not isinstance(by_version, dict) or not by_version:
+        raise Failure("recipe.json has no commands for trtexec")
+    known = {tuple(map(int, text.split("."))): text for text in by_version}
+    fit = [each for each in known if each <= version]
+    if not fit:
+        raise Failure(
+            f"the device has TensorRT {version[0]}.{version[1]}; the recipe needs "
+            f"{known[min(known)]} or newer"
+        )
+    steps = by_version[known[max(fit)]]
+    commands = []
+    for name in _STEPS:
+        line = steps.get(name)
+        if line is None and name not in _NEEDED_STEPS:
+            continue
+        if not (isinstance(line, list) and line and all(isinstance(each, str) for each in line)):
+            raise Failure(f"recipe.json has no command line to {name} the engine")
+        commands.append((name, [each.replace("{trtexec}", trtexec) for each in line]))
+    return commands
 
 
 def _messages(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:

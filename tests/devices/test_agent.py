@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import resource
@@ -381,7 +382,7 @@ def trtexec(tmp_path):
     path = tmp_path / "my trtexec"
     path.write_text(
         "#!/bin/sh\n"
-        'echo "&&&& RUNNING $@"\n'
+        'echo "&&&& RUNNING TensorRT.trtexec [TensorRT v100300] # $@"\n'
         'for each in "$@"; do case "$each" in --exportTimes=*) echo "[]" > "${each#*=}";; '
         "--fail) exit 3;; esac; done\n"
     )
@@ -399,19 +400,25 @@ def recipe(tmp_path, text):
 
 
 def test_a_recipe_is_run_and_given_as_it_is(tmp_path, trtexec):
-    text = (
-        '{"build": ["{trtexec}", "--onnx=a b"], "run": ["{trtexec}", "--exportTimes=times.json"]}'
-    )
+    steps = {
+        "build": ["{trtexec}", "--onnx=a b"],
+        "run": ["{trtexec}", "--exportTimes=times.json"],
+        "profile": ["{trtexec}", "--fail"],
+    }
+    text = json.dumps({"trtexec": {"10": steps, "11": {}}})
     prepare(tmp_path, recipe(tmp_path, text), trtexec=trtexec)
     found = run(tmp_path)["artifacts"]["engine"]
     assert found["failure"] == ""
-    assert [step["name"] for step in found["tensorrt"]["steps"]] == ["build", "run"]
-    assert found["tensorrt"]["steps"][0]["log"] == "&&&& RUNNING --onnx=a b\n"
+    given = found["tensorrt"]["steps"]
+    assert [(step["name"], step["exit_code"]) for step in given] == [
+        ("build", 0), ("run", 0), ("profile", 3),
+    ]  # fmt: skip
+    assert given[0]["log"].endswith(" # --onnx=a b\n")
     assert found["tensorrt"]["files"] == {"times.json": "[]\n"}
 
 
 def test_a_recipe_whose_build_fails_is_not_run(tmp_path, trtexec):
-    text = '{"build": ["{trtexec}", "--fail"], "run": ["{trtexec}"]}'
+    text = '{"trtexec": {"8.6": {"build": ["{trtexec}", "--fail"], "run": ["{trtexec}"]}}}'
     prepare(tmp_path, recipe(tmp_path, text), trtexec=trtexec)
     found = run(tmp_path)["artifacts"]["engine"]
     assert found["failure"] == "trtexec failed to build it: exit code 3"
@@ -420,11 +427,13 @@ def test_a_recipe_whose_build_fails_is_not_run(tmp_path, trtexec):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{}", "has no command line to build"), ('{"build": "rm"}', "has no command line to build"),
-     ("[", "Expecting value"), ('{"build": ["{trtexec}"]}', "is not there; install TensorRT")],
+    [("{}", "has no commands for trtexec"), ("[", "Expecting value"),
+     ('{"trtexec": {"10": {"build": "rm"}}}', "has no command line to build"),
+     ('{"trtexec": {"10": 3}}', "'int'"), ('{"trtexec": {"ten": {}}}', "invalid literal"),
+     ('{"trtexec": {"11": {}}}', "has TensorRT 10.3; the recipe needs 11 or newer")],
 )  # fmt: skip
-def test_a_recipe_that_cannot_be_run_is_a_failure_in_one_line(tmp_path, text, words):
-    prepare(tmp_path, recipe(tmp_path, text), trtexec="no-such-trtexec")
+def test_a_recipe_that_cannot_be_run_is_a_failure_in_one_line(tmp_path, trtexec, text, words):
+    prepare(tmp_path, recipe(tmp_path, text), trtexec=trtexec)
     found = run(tmp_path)["artifacts"]["engine"]
     assert words in found["failure"]
     assert "\n" not in found["failure"]

@@ -140,12 +140,36 @@ def test_this_machine_says_something_of_itself():
     assert look["counters"].keys() == {"thermal throttling", "over-current throttling"}
 
 
-RECIPE = {"build": [["{trtexec}", "--a={trtexec}"], ["{trtexec}"]], "run": ["{trtexec}", "-x y"]}
+RECIPE = {
+    "trtexec": {
+        version: {"build": ["{trtexec}", f"--for={version}"], "run": ["{trtexec}", "-x y"]}
+        for version in ("8.6", "10", "11")
+    }
+}
 
 
-def test_a_recipe_may_have_several_commands_for_a_step():
-    assert list(agent.commands_of(RECIPE, "/usr/bin/trt exec")) == [
-        ("build", ["/usr/bin/trt exec", "--a=/usr/bin/trt exec"]),
-        ("build", ["/usr/bin/trt exec"]),
+@pytest.mark.parametrize(
+    ("version", "commands"), [((8, 6), "8.6"), ((10, 3), "10"), ((10, 13), "10"), ((12, 0), "11")]
+)
+def test_a_recipe_has_commands_for_the_version_that_is_there(version, commands):
+    assert agent.commands_of(RECIPE, "/usr/bin/trt exec", version) == [
+        ("build", ["/usr/bin/trt exec", f"--for={commands}"]),
         ("run", ["/usr/bin/trt exec", "-x y"]),
     ]
+
+
+def test_a_recipe_for_newer_versions_says_which():
+    with pytest.raises(agent.Failure, match=r"has TensorRT 8\.5; the recipe needs 8\.6 or newer"):
+        agent.commands_of(RECIPE, "trtexec", (8, 5))
+
+
+@pytest.mark.parametrize(
+    ("digits", "version"),
+    [("8602", (8, 6)), ("8510", (8, 5)), ("100300", (10, 3)), ("101302", (10, 13)),
+     ("110100", (11, 1)),
+     ("10.3.0", (10, 3))],
+)  # fmt: skip
+def test_the_version_of_trtexec_is_read(digits, version):
+    line = f"&&&& RUNNING TensorRT.trtexec [TensorRT v{digits}] # trtexec --help"
+    assert agent.trtexec_version_of(line) == version
+    assert agent.trtexec_version_of("trtexec") is None

@@ -256,12 +256,16 @@ def test_the_answer_of_an_earlier_run_is_not_taken_for_one(connect, tasks, tmp_p
 
 # ---- TensorRT ---------------------------------------------------------------------------------
 
+BANNER = 'echo "TensorRT.trtexec [TensorRT v8602] # $1"'
+
 
 @pytest.fixture
 def recipe(tmp_path):
     folder = tmp_path / "tensorrt"
     folder.mkdir()
-    (folder / "recipe.json").write_text('{"build": ["{trtexec}", "b"], "run": ["{trtexec}", "r"]}')
+    (folder / "recipe.json").write_text(
+        '{"trtexec": {"8.6": {"build": ["{trtexec}", "b"], "run": ["{trtexec}", "r"]}}}'
+    )
     (folder / "model.onnx").write_bytes(b"whatever")
     return folder
 
@@ -273,11 +277,13 @@ def test_what_trtexec_says_is_read_by_the_tasks_own_reader(connect, recipe, tmp_
         seen.append(engine)
         return Result(load_ms=1.0)
 
-    trtexec = program(tmp_path, 'echo "said $1"; echo "[1]" > "$1.json"; ls')
+    trtexec = program(tmp_path, BANNER + '; [ "$1" = --help ] || { echo "[1]" > "$1.json"; ls; }')
     task = Task(Candidate(recipe), "tensorrt", read_engine=reader)
     found = run(connect(trtexec=trtexec), {"engine": task})
     assert found.results["engine"].load_ms == 1.0
-    assert seen[0].steps[0] == ("build", "said b\nb.json\nmodel.onnx\nrecipe.json\n")
+    assert seen[0].steps[0] == (
+        "build", "TensorRT.trtexec [TensorRT v8602] # b\nb.json\nmodel.onnx\nrecipe.json\n"
+    )  # fmt: skip
     assert seen[0].files == {"b.json": "[1]\n", "r.json": "[1]\n"}
 
 
@@ -286,13 +292,13 @@ def test_what_the_reader_refuses_is_the_failure_of_the_engine(connect, recipe, t
         raise MeasureError("the log has no summary")
 
     task = Task(Candidate(recipe), "tensorrt", read_engine=reader)
-    found = run(connect(trtexec=program(tmp_path, "true")), {"engine": task})
+    found = run(connect(trtexec=program(tmp_path, BANNER)), {"engine": task})
     assert found.results["engine"].failure == "the log has no summary"
 
 
 def test_a_build_that_fails_is_the_failure_of_the_engine(connect, recipe, tmp_path):
     task = Task(Candidate(recipe), "tensorrt", read_engine=lambda engine: Result())
-    found = run(connect(trtexec=program(tmp_path, "exit 3")), {"engine": task})
+    found = run(connect(trtexec=program(tmp_path, f"{BANNER}; exit 3")), {"engine": task})
     assert found.results["engine"].failure == "trtexec failed to build it: exit code 3"
 
 
