@@ -87,7 +87,11 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """End what still runs, remove the folder, let go of the device. May be called twice."""
+        """End what still runs, remove the folder, let go of the device. May be called twice.
+
+        Raises:
+            DeviceLostError: it cannot be said that the folder is removed; names it.
+        """
         ...
 
 

@@ -96,9 +96,9 @@ class LocalTransport:
         readers = [
             threading.Thread(target=each, daemon=True) for each in (read_output, read_errors)
         ]
-        for reader in readers:
-            reader.start()
         try:
+            for reader in readers:
+                reader.start()
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise DeviceError(

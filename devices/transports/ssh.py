@@ -49,6 +49,9 @@ _END_TIMEOUT_S = 15.0
 _POLL_S = 0.5
 _NAMES_AT_ONCE = 100  # a command line holds 128 KiB at least
 _BLOCK_BYTES = 1 << 16
+# 1 MiB on the way fills any link to a board, and Ctrl-C waits for no more than that.
+_SENT_AT_ONCE_BYTES = 1 << 15  # which every sftp server takes
+_MOST_ON_THE_WAY = 32
 
 
 class SshTransport:
@@ -184,7 +187,14 @@ class SshTransport:
             with link.explained(f"sending {name}"):
                 if "/" in name:
                     await sftp.makedirs(place.rpartition("/")[0], exist_ok=True)
-                await sftp.put(file, part, progress_handler=tell)
+                await sftp.put(
+                    file,
+                    part,
+                    block_size=_SENT_AT_ONCE_BYTES,
+                    max_requests=_MOST_ON_THE_WAY,
+                    follow_symlinks=True,
+                    progress_handler=tell,
+                )
         except DeviceLostError:
             raise
         except DeviceError:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,14 @@ from devices.transports import Transport, open_transport
 from tests.devices.transports.ssh_server import SshServer, make_key, why_not
 
 ROOT = Path(__file__).parents[3]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs here; one that has ended may wait to be collected."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @dataclass
@@ -47,10 +56,7 @@ class Place:
         return sorted(os.listdir(self.runs)) if self.runs.exists() else []
 
     def is_running(self, pid: int) -> bool:
-        try:
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return is_running(pid)
 
     @contextmanager
     def small_disk(self, mib: int) -> Iterator[None]:
@@ -120,6 +126,40 @@ def ssh_home(tmp_path, monkeypatch, ssh_client_key) -> Path:
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     return home
+
+
+@pytest.fixture
+def known(ssh_home, ssh_server) -> Path:
+    """The client's known hosts, which know the server."""
+    path = ssh_home / ".ssh/known_hosts"
+    path.write_text(ssh_server.known_hosts_line)
+    return path
+
+
+@pytest.fixture
+def server_with(tmp_path, ssh_server, ssh_client_key, known):
+    """Start a server whose sessions have only these programs."""
+    started = []
+
+    def make(programs: str, **scripts: str) -> SshServer:
+        folder = tmp_path / "programs"
+        folder.mkdir()
+        for name in programs.split():
+            found = os.path.realpath(sys.executable) if name == "python3" else shutil.which(name)
+            (folder / name).symlink_to(found)
+        for name, script in scripts.items():
+            (folder / name).write_text(script)
+            (folder / name).chmod(0o755)
+        server = SshServer(tmp_path / "server", {"PATH": str(folder)})
+        server.start(ssh_client_key.with_suffix(".pub").read_text().strip())
+        started.append(server)
+        with known.open("a") as file:
+            file.write(server.known_hosts_line)
+        return server
+
+    yield make
+    for server in started:
+        server.stop()
 
 
 def make_local(request) -> Place:

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+# The programs that a device must have.
+SHELL = "sh mkdir chmod mv rm cat ls tr grep sleep kill df head"
 KEYGEN = shutil.which("ssh-keygen")
 
 

@@ -62,6 +62,15 @@ def test_files_come_back_as_they_were_sent(transport, files, tmp_path):
     assert (tmp_path / "empty").read_bytes() == b""
 
 
+def test_a_link_here_is_sent_as_what_it_leads_to(transport, tmp_path):
+    """As model stores keep their files."""
+    (tmp_path / "stored").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("stored")
+    assert transport.push({"a": tmp_path / "link"}) == 7
+    assert transport.run(["cat", "a"], timeout_s=20).output == "content"
+    assert transport.run(["test", "-h", "a"], timeout_s=20).exit_code == 1
+
+
 def test_only_changed_files_are_sent(transport, files):
     transport.push(files(a=b"one", b=b"two"))
     assert transport.push(files(a=b"one", b=b"two")) == 0

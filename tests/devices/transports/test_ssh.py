@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import socket
 import sys
 import threading
-from pathlib import Path
 
 import psutil
 import pytest
@@ -18,18 +18,10 @@ from devices.transports import ssh_link
 from devices.transports.ssh import SshTransport
 from devices.transports.ssh_link import parse_address
 from export.errors import DeviceError, DeviceLostError, MissingExtraError, UserError
-from tests.devices.transports.conftest import Place, wait_until
+from tests.devices.transports.conftest import Place, is_running, wait_until
 from tests.devices.transports.proxy import Proxy
-from tests.devices.transports.ssh_server import SshServer, free_port, make_key
+from tests.devices.transports.ssh_server import SHELL, free_port, make_key
 from tests.devices.transports.test_faults import RUN_LONG, shell
-
-
-@pytest.fixture
-def known(ssh_home, ssh_server) -> Path:
-    """The client's known hosts, which know the server."""
-    path = ssh_home / ".ssh/known_hosts"
-    path.write_text(ssh_server.known_hosts_line)
-    return path
 
 
 @pytest.fixture
@@ -50,32 +42,6 @@ def proxy(ssh_server, known):
 
 
 @pytest.fixture
-def server_with(tmp_path, ssh_server, ssh_client_key, known):
-    """Start a server whose sessions have only these programs."""
-    started = []
-
-    def make(programs: str, **scripts: str) -> SshServer:
-        folder = tmp_path / "programs"
-        folder.mkdir()
-        for name in programs.split():
-            found = os.path.realpath(sys.executable) if name == "python3" else shutil.which(name)
-            (folder / name).symlink_to(found)
-        for name, script in scripts.items():
-            (folder / name).write_text(script)
-            (folder / name).chmod(0o755)
-        server = SshServer(tmp_path / "server", {"PATH": str(folder)})
-        server.start(ssh_client_key.with_suffix(".pub").read_text().strip())
-        started.append(server)
-        with known.open("a") as file:
-            file.write(server.known_hosts_line)
-        return server
-
-    yield make
-    for server in started:
-        server.stop()
-
-
-@pytest.fixture
 def open_at(known, proxy, server_with):  # which outlive it
     """Make a transport for an address, closed in the end."""
     opened = []
@@ -88,9 +54,6 @@ def open_at(known, proxy, server_with):  # which outlive it
     yield make
     for transport in opened:
         transport.close()
-
-
-SHELL = "sh mkdir chmod mv rm cat ls tr grep sleep kill df head"
 
 
 def refused(transport: SshTransport, message: str) -> str:
@@ -257,7 +220,7 @@ def test_an_error_of_the_caller_ends_the_command(open_at, ssh_server):
 
     with pytest.raises(ZeroDivisionError) as caught:
         transport.run(shell("echo $$ >&2; exec sleep 1000"), timeout_s=60, on_line=tell)
-    assert not psutil.pid_exists(int(str(caught.value)))
+    assert not is_running(int(str(caught.value)))
 
 
 def test_a_process_that_left_its_group_is_ended_too(open_at, ssh_server):
@@ -269,7 +232,7 @@ def test_a_process_that_left_its_group_is_ended_too(open_at, ssh_server):
             shell("setsid sh -c 'echo $$ >&2; exec sleep 1000' & sleep 1000"), timeout_s=1,
             on_line=pids.append,
         )  # fmt: skip
-    assert not psutil.pid_exists(int(pids[0]))
+    assert not is_running(int(pids[0]))
 
 
 def test_what_a_login_shell_prints_is_not_output(open_at, ssh_server, tmp_path):
@@ -362,7 +325,7 @@ def test_a_session_that_is_killed_is_a_lost_device(open_at, ssh_server):
 
     with pytest.raises(DeviceLostError, match="the connection broke while"):
         transport.run(shell("echo $$ >&2; exec sleep 1000"), timeout_s=60, on_line=tell)
-    assert wait_until(lambda: not psutil.pid_exists(pids[0]))
+    assert wait_until(lambda: not is_running(pids[0]))
     transport.close()
     assert os.listdir(ssh_server.runs) == []
 
@@ -419,6 +382,35 @@ def test_a_link_that_goes_silent_is_noticed(open_at, ssh_server, proxy, monkeypa
 
 
 # ---- what is left behind -----------------------------------------------------------------------
+
+
+PUSH_LONG = """
+import sys
+from pathlib import Path
+from devices.device import Device
+from devices.transports import open_transport
+transport = open_transport(Device("pi", sys.argv[1]))
+try:
+    transport.connect()
+    transport.push({"big": Path.home() / "big"}, lambda sent: print(sent, flush=True))
+except KeyboardInterrupt:
+    sys.exit(130)
+finally:
+    transport.close()
+"""
+
+
+def test_ctrl_c_while_a_file_is_sent_leaves_nothing(ssh_server, proxy, known):
+    device = Device("pi", f"ssh://127.0.0.1:{proxy(bytes_per_s=1_000_000).port}")
+    place = Place(device, ssh_server.runs, {"HOME": str(known.parents[1])}, survives_kill=True)
+    (known.parents[1] / "big").write_bytes(bytes(10_000_000))
+    process = place.start(PUSH_LONG)
+    assert process.stdout.readline(), process.stderr.read()
+    assert len(place.work_folders()) == 1
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert place.work_folders() == []
 
 
 def test_what_a_dead_process_left_on_a_silent_link_is_removed_by_the_next(
