@@ -19,18 +19,22 @@ _BASE = "base=${XDG_CACHE_HOME:-$HOME/.cache}/weightspace/runs\n"
 # Whatever a run starts carries its folder's name in the environment, in whichever group it is.
 _PROCESSES = r"""
 running() {
-  if [ -r /proc/self/environ ]; then
-    grep -laF -- "WEIGHTSPACE_RUN=$1/" /proc/[0-9]*/environ | tr -cd '0-9\n'
-  else
-    ps -A -E -ww -o pid= -o command= | grep -F -- "WEIGHTSPACE_RUN=$1/" |
+  if [ ! -r /proc/self/environ ]; then # macOS
+    ps -A -E -ww -o pid= -o command= | grep -F -- "WEIGHTSPACE_RUN=$1" |
       while read -r pid command; do
-        case $command in *grep*) ;; *) echo "$pid" ;; esac
+        case $command in grep*) ;; *) echo "$pid" ;; esac
       done
+  elif printf 'a\0b' | grep -qzxF b; then
+    grep -lzxF -- "WEIGHTSPACE_RUN=$1" /proc/[0-9]*/environ | tr -cd '0-9\n'
+  else # a BusyBox without grep -z
+    for each in /proc/[0-9]*; do
+      tr '\0' '\n' <"$each/environ" | grep -qxF -- "WEIGHTSPACE_RUN=$1" && echo "${each#/proc/}"
+    done
   fi 2>/dev/null
 }
 end() {
   tries=0
-  while found=$(running "$1") && [ -n "$found" ]; do
+  while found=$(running "$1"); [ -n "$found" ]; do
     [ "$tries" -lt 50 ] || return 1
     tries=$((tries + 1))
     kill -s KILL $found 2>/dev/null
@@ -115,7 +119,7 @@ RUN = (
     _BEGIN
     + r"""
 cd -- "$1" || exit 1
-WEIGHTSPACE_RUN=$2/
+WEIGHTSPACE_RUN=$2
 export WEIGHTSPACE_RUN
 shift 2
 exec "$@"

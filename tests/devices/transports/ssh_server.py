@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,18 +99,16 @@ class SshServer:
             time.sleep(0.02)
         raise RuntimeError(f"sshd does not answer: {log.read_text()}")
 
-    def sessions(self) -> list[psutil.Process]:
-        """The server's own processes that serve a connection."""
-        assert self.process is not None
-        return psutil.Process(self.process.pid).children()
-
     def cut_sessions(self) -> None:
         """Kill what serves the connections, as a device that loses its power would."""
-        for session in self.sessions():
-            for child in session.children():
-                if child.name() == "sshd":
-                    child.kill()
-            session.kill()
+        assert self.process is not None
+        servers = psutil.Process(self.process.pid).children()
+        for session in servers:
+            with suppress(psutil.NoSuchProcess):
+                servers += [child for child in session.children() if child.name() == "sshd"]
+        for session in servers:
+            with suppress(psutil.NoSuchProcess):
+                session.kill()
 
     def stop(self) -> None:
         if self.process is not None:

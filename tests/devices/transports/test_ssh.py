@@ -56,6 +56,10 @@ def open_at(known, proxy, server_with):  # which outlive it
         transport.close()
 
 
+GREP_WITHOUT_Z = '#!/bin/sh\ncase $1 in *z*) exit 2 ;; esac\nexec busybox grep "$@"\n'
+BUSYBOX = '#!/bin/sh\nexec busybox {} "$@"\n'
+
+
 def refused(transport: SshTransport, message: str) -> str:
     """The device is not reached, and one line says why."""
     with pytest.raises(DeviceError, match=message) as caught:
@@ -303,6 +307,37 @@ def test_a_file_that_arrives_damaged_is_not_kept(open_at, server_with, tmp_path)
         transport.push({"a": tmp_path / "a"})
     (folder,) = server.runs.iterdir()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("grep", [BUSYBOX.format("grep"), GREP_WITHOUT_Z], ids=["-z", "no -z"])
+def test_a_device_with_busybox(open_at, server_with, tmp_path, grep):
+    """As small boards have it: one program under every name."""
+    if shutil.which("busybox") is None:
+        pytest.skip("busybox is not installed: apt-get install busybox")
+    names = [*SHELL.split(), "sha256sum", "setsid"]
+    server = server_with("busybox", **{n: BUSYBOX.format(n) for n in names} | {"grep": grep})
+    left = server.runs / "me@here-1.2.999999999"
+    left.mkdir(parents=True)
+    (left / "kept").write_text("kept")
+    transport = open_at(server.address)
+    transport.connect()
+    assert not left.exists()
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "new").write_text("new")
+    files = {"kept": tmp_path / "kept", "it's new;\n": tmp_path / "new"}
+    assert transport.push(files) == 3
+    assert transport.push(files) == 0
+    assert transport.run(["cat", *files], timeout_s=20).output == "keptnew"
+    assert transport.run(["sh", "-c", "exit 7"], timeout_s=20).exit_code == 7
+    pids: list[str] = []
+    with pytest.raises(DeviceError, match=r"did not finish within 1 s$"):
+        transport.run(
+            shell("setsid sh -c 'echo $$ >&2; exec sleep 1000' & sleep 1000"), timeout_s=1,
+            on_line=pids.append,
+        )  # fmt: skip
+    assert not is_running(int(pids[0]))
+    transport.close()
+    assert os.listdir(server.runs) == []
 
 
 def test_a_home_that_cannot_be_written_is_said(open_at, server_with):
