@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -13,12 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from devices.device import Device
 from devices.transports import Finished, OnLine, require_relative
 from export.errors import DeviceError
 from export.manifest import sha256_of
 
 _TAIL_LINES = 50
+_MARK = "WEIGHTSPACE_RUN"  # in the environment of all that a run starts
 _NOT_RUNNABLE, _NOT_FOUND = 126, 127  # as shells answer
 
 
@@ -65,9 +67,18 @@ class LocalTransport:
         """Run a command in the folder."""
         folder = self._root()
         try:
+            return self._run(folder, command, timeout_s, on_line)
+        finally:
+            _end_all(folder)
+
+    def _run(
+        self, folder: Path, command: Sequence[str], timeout_s: float, on_line: OnLine | None
+    ) -> Finished:
+        try:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
+                env={**os.environ, _MARK: str(folder)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -96,16 +107,15 @@ class LocalTransport:
         readers = [
             threading.Thread(target=each, daemon=True) for each in (read_output, read_errors)
         ]
+        for reader in readers:
+            reader.start()
         try:
-            for reader in readers:
-                reader.start()
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise DeviceError(
                 f"{self.device.name}: {command[0]} did not finish within {timeout_s:g} s"
             ) from None
-        finally:
-            _end(process)
+        _end_all(folder)  # what it started holds its output
         for reader in readers:
             reader.join()
         return Finished(code if code >= 0 else 128 - code, "".join(output), "\n".join(errors))
@@ -140,11 +150,20 @@ class LocalTransport:
         return self._folder
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Kill what is left of a command, in the group that is its own."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _end_all(folder: Path) -> None:
+    """Kill what was started in a folder, in whichever process group it is."""
+    while found := [each for each in psutil.process_iter() if _is_of(each, folder)]:
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, timeout=1)
+
+
+def _is_of(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.environ().get(_MARK) == str(folder)
+    except (psutil.Error, OSError):  # it has ended, or is another user's
+        return False
 
 
 def open_transport(device: Device) -> LocalTransport:

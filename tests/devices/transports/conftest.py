@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +57,15 @@ class Place:
 
     def is_running(self, pid: int) -> bool:
         return is_running(pid)
+
+    def processes(self) -> list[int]:
+        """What runs in the work folders, even in those that have been removed."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.cwd().startswith(str(self.runs)):
+                    found.append(process.pid)
+        return found
 
     @contextmanager
     def small_disk(self, mib: int) -> Iterator[None]:

@@ -92,22 +92,23 @@ def test_progress_ends_at_the_bytes_that_were_sent(transport, files):
     assert seen[-1] == sent == 1_000_001
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_may_hold_any_character(transport, files, tmp_path, name):
-    assert transport.push(files(**{name: b"content"})) == 7
-    assert transport.push(files(**{name: b"content"})) == 0
-    transport.pull(name, tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == b"content"
+def test_a_name_may_hold_any_character(transport, files, tmp_path):
+    content = {name: f"content of {name}".encode() for name in NAMES}
+    assert transport.push(files(**content)) == sum(map(len, content.values()))
+    assert transport.push(files(**content)) == 0
+    for number, name in enumerate(NAMES):
+        transport.pull(name, tmp_path / f"back {number}")
+        assert (tmp_path / f"back {number}").read_bytes() == content[name]
     listed = transport.run(["find", ".", "-type", "f", "-print0"], timeout_s=20).output
-    assert listed == f"./{name}\0"
+    assert sorted(listed.split("\0")[:-1]) == sorted(f"./{name}" for name in NAMES)
 
 
-@pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "../up", "a/../../up", "nul\0"])
-def test_a_name_outside_of_the_folder_is_refused(transport, files, tmp_path, name):
-    with pytest.raises(DeviceError, match="not a file's name"):
-        transport.push(files(**{name: b"content"}))
-    with pytest.raises(DeviceError, match="not a file's name"):
-        transport.pull(name, tmp_path / "back")
+def test_a_name_outside_of_the_folder_is_refused(transport, files, tmp_path):
+    for name in ("", ".", "/etc/passwd", "../up", "a/../../up", "nul\0"):
+        with pytest.raises(DeviceError, match="not a file's name"):
+            transport.push(files(**{name: b"content"}))
+        with pytest.raises(DeviceError, match="not a file's name"):
+            transport.pull(name, tmp_path / "back")
 
 
 def test_arguments_reach_the_program_as_they_are(transport):
@@ -174,6 +175,15 @@ def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(place):
     assert len(pids) == 2
     assert wait_until(lambda: not any(place.is_running(int(pid)) for pid in pids))
     assert transport.run(["echo", "usable"], timeout_s=20).output == "usable\n"
+
+
+def test_a_process_that_left_its_group_is_ended_too(place):
+    transport = place.open()
+    pids: list[str] = []
+    script = "setsid sh -c 'echo $$ >&2; exec sleep 1000' & sleep 1000"
+    with pytest.raises(DeviceError, match="did not finish"):
+        transport.run(shell(script), timeout_s=1, on_line=pids.append)
+    assert wait_until(lambda: not place.is_running(int(pids[0])))
 
 
 def test_what_outlives_its_command_is_ended(place):
@@ -261,20 +271,20 @@ def test_twenty_interrupted_runs_leave_nothing_behind(place):
     """Interrupted at any moment, by Ctrl-C or by the end of this machine's process."""
     chance = random.Random(0)
     signals = [signal.SIGINT, signal.SIGKILL] if place.survives_kill else [signal.SIGINT]
-    pids: list[int] = []
+    told = 0
     for _ in range(5):
         started = [place.start(RUN_LONG) for _ in range(4)]
         for number, process in enumerate(started):
             if number < 2:  # the others are interrupted while they connect
-                pids += map(int, process.stdout.readline().split())
+                told += len(process.stdout.readline().split())
             else:
                 time.sleep(chance.random() / 4)
             process.send_signal(chance.choice(signals))
         for process in started:
             process.communicate(timeout=30)
-    assert len(pids) == 20
+    assert told == 20
     assert wait_until(lambda: place.work_folders() == []), place.work_folders()
-    assert wait_until(lambda: not any(map(place.is_running, pids)))
+    assert wait_until(lambda: place.processes() == []), place.processes()
 
 
 @pytest.mark.parametrize("address", ["bluetooth://pi", "ftp://pi", "raspberry"])
