@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -33,8 +34,14 @@ class LocalTransport:
 
     def connect(self) -> None:
         """Make the folder."""
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="weightspace-"))
+        if self._folder is not None:
+            return
+        # Known before it is there: Ctrl-C at any moment leaves a folder that `close` removes.
+        self._folder = Path(tempfile.gettempdir()) / f"weightspace-{secrets.token_hex(8)}"
+        try:
+            self._folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise DeviceError(f"{self._folder} cannot be made: {error.strerror}") from error
 
     def push(self, files: Mapping[str, Path], on_bytes: Callable[[int], None] | None = None) -> int:
         """Copy files into the folder."""
