@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from devices.devices_cli import app as devices_app
 from devices.report.units import format_bytes, format_ratio
 from export.errors import MissingExtraError, UnknownNameError, UserError, WeightspaceError
 
@@ -33,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
+app.add_typer(devices_app, name="devices")
 out = Console()
 err = Console(stderr=True)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from devices.device import Device
-from export.errors import UserError
+from export.errors import DeviceError, UserError
 
 OnLine = Callable[[str], None]
 
@@ -27,6 +28,19 @@ class Finished:
     exit_code: int
     output: str
     errors: str
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words for a message."""
+        if self.exit_code <= 128:
+            return f"ended with exit code {self.exit_code}"
+        try:
+            name = signal.Signals(self.exit_code - 128).name
+        except ValueError:
+            return f"ended with exit code {self.exit_code}"
+        if name == "SIGKILL":
+            return "was ended by SIGKILL: the device may have run out of memory"
+        return f"was ended by {name}"
 
 
 class Transport(Protocol):
@@ -48,6 +62,9 @@ class Transport(Protocol):
 
         A file whose SHA-256 is the same there is not sent. Each is sent under another name,
         verified by its SHA-256 on the device, and renamed.
+
+        Args:
+            on_bytes: called with the bytes that were sent so far, of all files together.
         """
         ...
 
@@ -59,6 +76,9 @@ class Transport(Protocol):
         Args:
             command: program and arguments; each reaches the program as it is, whatever it holds.
             on_line: called with each line of standard error as it comes.
+
+        Raises:
+            DeviceError: it did not finish in time; it was ended, with all that it started.
         """
         ...
 
@@ -67,8 +87,23 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """End what still runs, remove the folder, let go of the device. May be called twice."""
+        """End what still runs, remove the folder, let go of the device. May be called twice.
+
+        Raises:
+            DeviceLostError: it cannot be said that the folder is removed; names it.
+        """
         ...
+
+
+def require_relative(name: str) -> None:
+    """Refuse a name that would lie outside of the folder.
+
+    Raises:
+        DeviceError: it does.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\0" in name:
+        raise DeviceError(f"{name!r} is not a file's name inside of a device's folder")
 
 
 # Scheme of a device's address -> the module that has `open_transport(device) -> Transport`.
