@@ -11,8 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from devices.forms import choose_form
+from devices.golden import Golden, write_golden
 from devices.options import NAIVE, Options
-from devices.source import Pixels, Source
+from devices.source import Source
 from devices.target import Target
 from export.audit import audit_file, enforce
 from export.errors import LoweringError, MissingExtraError, ParityError, UserError, WeightspaceError
@@ -103,6 +104,7 @@ def make_artifacts(work: Work, tell: Step) -> tuple[list[Made], list[str]]:
     inputs, words = work.source.parity_inputs()
     tell("running the reference for parity")
     reference = work.source.reference(inputs)
+    _keep_golden(work, inputs, reference, words)
     made: list[Made] = []
     left_out: dict[str, WeightspaceError] = {}
     for name in work.target.available_formats:
@@ -115,6 +117,18 @@ def make_artifacts(work: Work, tell: Step) -> tuple[list[Made], list[str]]:
     if not made:
         raise next(iter(left_out.values()))
     return made, [f"No {BACKENDS[name].suffix} file: {error}." for name, error in left_out.items()]
+
+
+def _keep_golden(
+    work: Work,
+    inputs: Sequence[NDArray[np.generic]],
+    reference: Sequence[NDArray[np.generic]],
+    words: str,
+) -> None:
+    pixels = work.source.pixels.of(inputs) if work.source.pixels is not None else None
+    batches = {spec.shape[0] for spec in specs_of(work.canonical.graph.inputs) if spec.shape}
+    golden = Golden(tuple(inputs), tuple(reference), words, tuple(pixels) if pixels else None)
+    write_golden(work.folder, golden, whole=any(isinstance(size, int) for size in batches))
 
 
 def precision_of(name: str, work: Work) -> str:
@@ -236,7 +250,7 @@ def _checked(
             producer=versions(*PRODUCERS, BACKENDS[name].package),
         )
         pixels = work.source.pixels if one.takes_pixels else None
-        given = _as_pixels(inputs, pixels) if pixels is not None else inputs
+        given = pixels.of(inputs) if pixels is not None else inputs
         parity, accuracy = check(artifact, one.path, given, reference, work.source, words)
         if one.setting != NAIVE:
             enforce_parity(parity, limit_of(name, precision))
@@ -282,12 +296,6 @@ def check(
         classifier=source.classes is not None,
     )
     return parity, _accuracy(found, source.images)
-
-
-def _as_pixels(inputs: Sequence[NDArray[np.generic]], pixels: Pixels) -> list[NDArray[np.generic]]:
-    """Turn a model's input back into the pixels that it was made of."""
-    first = (np.asarray(inputs[0], np.float64) - pixels.bias) / pixels.scale
-    return [first.round().astype(np.float32), *inputs[1:]]
 
 
 def _rows_at_once(session: Session, samples: int) -> int:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from devices.device import Device
 from devices.devices_cli import app as devices_app
 from devices.report.units import format_bytes, format_ratio
 from export.errors import MissingExtraError, UnknownNameError, UserError, WeightspaceError
@@ -52,6 +53,14 @@ SizesOption = Annotated[
     str | None,
     typer.Option(help="Sizes of the batch or sequence to time, such as 1,16,128."),
 ]
+DevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        help="Measure on a device too: a name of `weightspace devices list`, or an address such "
+        "as ssh://pi@host or adb://SERIAL. May be given again.",
+    ),
+]
 FullOption = Annotated[
     bool,
     typer.Option("--full", help="At least 1,024 runs and 60 s for each figure, not 50 and 3 s."),
@@ -80,6 +89,7 @@ def export(
     keep_naive: Annotated[
         bool, typer.Option("--keep-naive", help="Keep the naive export, to profile it later.")
     ] = False,
+    device: DevicesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export a model for a target, check it against torch, measure it, and show one table.
@@ -89,6 +99,8 @@ def export(
       weightspace export --target raspberry-pi --model vit-pe-fmnist --out pi
 
       weightspace export --target android --model resnet-pe-fmnist --precision float16
+
+      weightspace export --target raspberry-pi --model vit-pe-fmnist --device ssh://pi@host
 
       python -m export --target local --model mypackage.nets:make --sizes 1,16,128
     """
@@ -106,6 +118,7 @@ def export(
         budget=FULL if full else QUICK,
         profile=not no_profile,
         keep_naive=keep_naive,
+        devices=_devices(device),
     )
     targets = resolve_target(target)
     for each in targets:
@@ -135,13 +148,16 @@ def profile(
     operators: Annotated[
         bool, typer.Option("--operators", help="Time each operator too, where the runtime can.")
     ] = False,
+    device: DevicesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a bundle again on this machine and renew its reports.
+    """Measure a bundle again, on this machine or on devices, and renew its reports.
 
     [bold]Examples[/bold]
 
       weightspace profile pi --threads 2 --sizes 1,8
+
+      weightspace profile pi --device ssh://pi@192.168.1.20 --device kitchen-pi
 
       weightspace profile pi --operators
     """
@@ -151,7 +167,12 @@ def profile(
     from devices.report.terminal import print_report
     from runtimes.bench import FULL, QUICK
 
-    options = Options(threads=threads, sizes=_sizes(sizes), budget=FULL if full else QUICK)
+    options = Options(
+        threads=threads,
+        sizes=_sizes(sizes),
+        budget=FULL if full else QUICK,
+        devices=_devices(device),
+    )
     with _progress() as tell:
         done = profile_bundle(folder, options, tell)
         timed = operators_by_artifact(folder, threads, tell) if operators else {}
@@ -360,6 +381,12 @@ def _settings(name: str) -> tuple[str, ...]:
         known = (*SETTINGS, "both")
         raise UnknownNameError.near("setting", name, known, "weightspace export --help")
     return (name,)
+
+
+def _devices(names: list[str] | None) -> tuple[Device, ...]:
+    from devices.known import find_device
+
+    return tuple(dict.fromkeys(find_device(name) for name in names or ()))
 
 
 def _precision(name: str | None) -> str | None:

@@ -13,7 +13,10 @@ from typing import Any
 import onnx_ir as ir
 
 from devices.artifacts import NAIVE_PATHS, Made, Step, Work, make_artifacts
+from devices.golden import read_golden
+from devices.known import LOCAL as HERE
 from devices.measure import Candidate, axis_of, measure, operators_of
+from devices.on_device import run_on
 from devices.options import NAIVE, Options
 from devices.report.html_form import write_html
 from devices.report.json_form import read_json, write_json
@@ -23,7 +26,7 @@ from devices.results import notes_on, profile_entries, variant_of, waterfall, wi
 from devices.source import Source, resolve
 from devices.target import Target, require_format
 from export.bundle import new_bundle
-from export.errors import BadFileError
+from export.errors import BadFileError, DeviceError, WeightspaceError
 from export.manifest import (
     MANIFEST,
     artifacts_of,
@@ -34,7 +37,7 @@ from export.manifest import (
 )
 from export.passes import run_pipeline
 from export.records import Artifact, TieMap
-from runtimes import BACKENDS
+from runtimes import BACKENDS, backend_of
 from runtimes.environment import cpu_name, read_environment, swapped_bytes
 from runtimes.records import OperatorTime
 
@@ -53,7 +56,7 @@ class Deployed:
 def deploy(
     model: str, target: Target, out: Path, options: Options, on_step: Step | None = None
 ) -> Deployed:
-    """Export a model for a target, check it, measure it on this machine and write the bundle.
+    """Export a model for a target, check it, measure it here and on devices, write the bundle.
 
     Args:
         model: as for ``devices.source.resolve``.
@@ -61,7 +64,8 @@ def deploy(
         on_step: called with words for what happens next.
 
     Raises:
-        WeightspaceError: any of its kinds; nothing is written then.
+        DeviceError: a device failed; the bundle is written with all that the others measured.
+        WeightspaceError: any other of its kinds; nothing is written then.
     """
     tell = on_step or (lambda _: None)
     require_format(target)
@@ -77,6 +81,7 @@ def deploy(
         work = Work(source, ties, canonical, naive, naive_folder, folder, target, options)
         made, left_out = make_artifacts(work, tell)
         report = make_report(work, made, left_out, tell)
+        report, failures = _on_devices(report, work, made, tell)
         write_reports(report, folder)
         artifacts = [one.artifact for one in made if one.artifact.setting != NAIVE]
         manifest = manifest_of(
@@ -89,7 +94,34 @@ def deploy(
             profile=profile_entries(report),
         )
         write_manifest(manifest, folder)
+    if failures:
+        again = f"the bundle is written; `weightspace profile {out} --device ...` tries again"
+        raise DeviceError(f"{'; '.join(failures)}; {again}")
     return Deployed(out, report, manifest)
+
+
+def _on_devices(
+    report: Report, work: Work, made: Sequence[Made], tell: Step
+) -> tuple[Report, list[str]]:
+    """Measure on each device in turn; gives what failed as well, so that no figure is lost."""
+    failures = []
+    candidates = {one.id: Candidate(one.path, one.artifact.session_options) for one in made}
+    artifact = made[0].artifact
+    for device in work.options.devices:
+        if device.scheme == LOCAL:  # this machine was measured before
+            continue
+        try:
+            run = run_on(
+                device, candidates, report.variants, (artifact.inputs, artifact.outputs),
+                read_golden(work.folder), axis=report.axis,
+                sizes=work.options.sizes or axis_of(artifact.inputs)[1],
+                options=work.options, on_step=tell,
+            )  # fmt: skip
+        except WeightspaceError as error:
+            failures.append(str(error))
+        else:
+            report = with_run(report, run)
+    return report, failures
 
 
 def capture_canonical(source: Source, tell: Step) -> tuple[TieMap, ir.Model]:
@@ -112,11 +144,7 @@ def make_report(work: Work, made: Sequence[Made], left_out: Sequence[str], tell:
     """Measure all artifacts side by side and put everything into one report."""
     artifacts = [one.artifact for one in made]
     axis, sizes = axis_of(artifacts[0].inputs)
-    candidates = {
-        one.id: Candidate(one.path, one.artifact.session_options)
-        for one in made
-        if BACKENDS[one.artifact.format].measurable
-    }
+    candidates = {one.id: Candidate(one.path, one.artifact.session_options) for one in made}
     sizes = work.options.sizes or sizes
     variants = tuple(
         variant_of(
@@ -148,7 +176,12 @@ def measure_here(
     options: Options,
     tell: Step,
 ) -> Run | None:
-    """Measure candidates, keyed by ``Variant.id``, on this machine; None where there are none."""
+    """Measure what can be, keyed by ``Variant.id``, on this machine; None where nothing can."""
+    candidates = {
+        each: candidate
+        for each, candidate in candidates.items()
+        if backend_of(candidate.path).measurable
+    }
     if not options.profile or not candidates:
         return None
     swapped = swapped_bytes()
@@ -184,15 +217,19 @@ def write_reports(report: Report, folder: Path) -> None:
 
 
 def profile(folder: Path, options: Options, on_step: Step | None = None) -> Deployed:
-    """Measure a bundle again on this machine and write its reports and manifest anew.
+    """Measure a bundle again, here or on devices, and write its reports and manifest anew.
 
-    What other devices measured, and what was estimated, stays as it is.
+    What other devices measured, and what was estimated, stays as it is. The naive exports are
+    measured as well where the bundle was exported with them.
 
-    The naive exports are measured as well where the bundle was exported with them.
+    Args:
+        options: measured on ``devices`` where it names any, on this machine otherwise. What a
+            device measured is written before the next is asked.
 
     Raises:
         BadFileError: the folder is no bundle, or a file of it is damaged.
         MeasureError: an artifact cannot be run.
+        DeviceError: a device failed; what was measured before is kept.
     """
     tell = on_step or (lambda _: None)
     manifest = read_manifest(folder)
@@ -201,19 +238,28 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     _check_files(artifacts, folder)
     sizes = options.sizes or axis_of(artifacts[0].inputs)[1]
     candidates = bundle_candidates(folder, report, artifacts)
-    run = measure_here(candidates, artifacts, report.axis, sizes, options, tell)
-    return _renew(folder, manifest, with_run(report, run) if run else report)
+    specs = (artifacts[0].inputs, artifacts[0].outputs)
+    done = Deployed(folder, report, manifest)
+    for device in options.devices or (HERE,):
+        if device.scheme == LOCAL:
+            run = measure_here(candidates, artifacts, report.axis, sizes, options, tell)
+        else:
+            run = run_on(
+                device, candidates, report.variants, specs, read_golden(folder),
+                axis=report.axis, sizes=sizes, options=options, on_step=tell,
+            )  # fmt: skip
+        if run is not None:
+            done = add_run(folder, run)
+    return done
 
 
 def bundle_candidates(
     folder: Path, report: Report, artifacts: Sequence[Artifact]
 ) -> dict[str, Candidate]:
-    """Find what of a bundle can be measured here, by ``Variant.id``: naive exports as well."""
+    """Find what of a bundle can be measured, by ``Variant.id``: naive exports as well."""
     id_by_path = {variant.path: variant.id for variant in report.variants}
     candidates: dict[str, Candidate] = {}
     for artifact in artifacts:
-        if not BACKENDS[artifact.format].measurable:
-            continue
         naive = NAIVE_PATHS[artifact.format]
         if naive in id_by_path and (folder / naive).is_file():
             candidates.setdefault(id_by_path[naive], Candidate(folder / naive))

@@ -28,31 +28,31 @@ class Golden:
 
     Args:
         source: where the inputs are from, in words.
+        pixels: the inputs for artifacts that take the pixels of an image; None where none does.
     """
 
     inputs: tuple[NDArray[np.generic], ...]
     outputs: tuple[NDArray[np.generic], ...]
     source: str
+    pixels: tuple[NDArray[np.generic], ...] | None = None
 
 
-def write_golden(
-    folder: Path, inputs: Arrays, outputs: Arrays, source: str, *, whole: bool = False
-) -> None:
+def write_golden(folder: Path, golden: Golden, *, whole: bool = False) -> None:
     """Keep the first samples, as many as fit into 4 MB.
 
     Args:
         whole: keep all, as for a model whose batch is fixed.
     """
-    rows = len(inputs[0])
-    by_sample = not whole and all(
-        array.ndim and len(array) == rows for array in (*inputs, *outputs)
-    )
-    if by_sample:
-        row_bytes = sum(array.nbytes for array in (*inputs, *outputs)) // rows
-        rows = max(1, min(rows, _MOST_ROWS, _MOST_BYTES // max(1, row_bytes)))
-    kept = {f"input_{i}": array[:rows] if by_sample else array for i, array in enumerate(inputs)}
-    kept |= {f"output_{i}": array[:rows] if by_sample else array for i, array in enumerate(outputs)}
-    np.savez_compressed(folder / GOLDEN, source=np.asarray(source), **kept, allow_pickle=False)
+    named = {f"input_{i}": array for i, array in enumerate(golden.inputs)}
+    named |= {f"output_{i}": array for i, array in enumerate(golden.outputs)}
+    named |= {f"pixels_{i}": array for i, array in enumerate(golden.pixels or ())}
+    rows = len(golden.inputs[0])
+    if not whole and all(array.ndim and len(array) == rows for array in named.values()):
+        row_bytes = sum(array.nbytes for array in named.values()) // max(1, rows)
+        kept = max(1, min(rows, _MOST_ROWS, _MOST_BYTES // max(1, row_bytes)))
+        named = {name: array[:kept] for name, array in named.items()}
+    source = np.asarray(golden.source)
+    np.savez_compressed(folder / GOLDEN, source=source, **named, allow_pickle=False)
 
 
 def read_golden(folder: Path) -> Golden | None:
@@ -67,14 +67,12 @@ def read_golden(folder: Path) -> Golden | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-        return Golden(
-            tuple(found[f"input_{i}"] for i in range(_count(found, "input_"))),
-            tuple(found[f"output_{i}"] for i in range(_count(found, "output_"))),
-            str(found["source"]),
-        )
+        inputs, outputs, pixels = (_all(found, kind) for kind in ("input", "output", "pixels"))
+        return Golden(inputs, outputs, str(found["source"]), pixels or None)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise BadFileError(f"{path} is damaged ({error}); export the bundle again") from error
 
 
-def _count(names: dict[str, NDArray[np.generic]], prefix: str) -> int:
-    return sum(name.startswith(prefix) for name in names)
+def _all(named: dict[str, NDArray[np.generic]], kind: str) -> tuple[NDArray[np.generic], ...]:
+    count = sum(name.startswith(f"{kind}_") for name in named)
+    return tuple(named[f"{kind}_{i}"] for i in range(count))

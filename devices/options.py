@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from devices.device import Device
 from export.lower import SETTINGS
 from runtimes.bench import QUICK, Budget
 
@@ -20,6 +21,7 @@ class Options:
         sizes: sizes of the swept axis; None for a choice by the model.
         profile: False leaves the measurements out.
         keep_naive: keep the naive exports in the bundle, so that they can be profiled later.
+        devices: where to measure too, besides this machine.
     """
 
     settings: tuple[str, ...] = SETTINGS
@@ -29,3 +31,4 @@ class Options:
     budget: Budget = QUICK
     profile: bool = True
     keep_naive: bool = False
+    devices: tuple[Device, ...] = ()

@@ -43,6 +43,11 @@ class Pixels:
     bias: float
     colour: str
 
+    def of(self, inputs: Sequence[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        """Turn the first of a model's inputs back into the pixels that it was made of."""
+        first = (np.asarray(inputs[0], np.float64) - self.bias) / self.scale
+        return [first.round().astype(np.float32), *inputs[1:]]
+
 
 @dataclass(frozen=True, slots=True)
 class TorchSource:
