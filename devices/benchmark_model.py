@@ -187,7 +187,8 @@ def binary_of(device: Device) -> Path:
         raise UserError(
             f"{device.name} is measured by LiteRT's benchmark_model, which Google publishes for "
             "Android beside its page on measuring performance (native benchmark binary, "
-            "android_aarch64); fetch it and name the file as the device's benchmark_binary"
+            "android_aarch64); fetch it, and name the file with `weightspace devices add` and its "
+            "--benchmark-binary"
         )
     path = Path(device.benchmark_binary).expanduser()
     if not path.is_file():
