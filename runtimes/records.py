@@ -11,6 +11,7 @@ class Latency:
 
     Args:
         runs: timed runs, after ``warmup`` runs that were discarded.
+        p90: None where what measured does not tell, as ``p95``.
         p99: None below 100 runs, where a 99th percentile would be noise.
         first: the first inference, apart from all others.
         samples: every timed run in order; nothing is clipped.
@@ -21,8 +22,8 @@ class Latency:
     first: float
     min: float
     p50: float
-    p90: float
-    p95: float
+    p90: float | None
+    p95: float | None
     p99: float | None
     mean: float
     std: float

@@ -19,6 +19,7 @@ ALLOWED = {
 HANDS_OVER = {ROOT / "export" / "__main__.py"}  # python -m export is the command line
 VENDORS = {
     "PIL",
+    "adbutils",
     "ai_edge_litert",
     "asyncssh",
     "coremltools",
@@ -69,7 +70,7 @@ def test_the_command_line_starts_without_any_heavy_package():
     code = (
         "import sys\n"
         "heavy = 'torch onnxruntime onnxsim onnxscript matplotlib ai_edge_litert flatbuffers '\n"
-        "heavy += 'coremltools tensorrt tensorrt_rtx asyncssh'\n"
+        "heavy += 'coremltools tensorrt tensorrt_rtx asyncssh adbutils'\n"
         "for name in heavy.split():\n"
         "    sys.modules[name] = None\n"  # importing it fails as if it were not installed
         "import devices.cli, export, runtimes, weightspace, export.audit, devices.target\n"

@@ -83,12 +83,10 @@ def uses_words(tensor: StoredTensor) -> str:
 
 def band_name(run: Run) -> str:
     """Name the band of a latency plot, which begins at the minimum where samples are absent."""
-    names = {
-        view.latency_low(latency)[1]
-        for result in run.results.values()
-        for latency in result.latency_ms_by_size.values()
-    }
-    return f"{' or '.join(sorted(names))} to p90"
+    timed = [each for result in run.results.values() for each in result.latency_ms_by_size.values()]
+    lows = {view.latency_low(latency)[1] for latency in timed}
+    highs = {"the median" if latency.p90 is None else "p90" for latency in timed}
+    return f"{' or '.join(sorted(lows))} to {' or '.join(sorted(highs))}"
 
 
 def clocks_words(environment: Environment) -> str:

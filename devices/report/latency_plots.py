@@ -22,6 +22,7 @@ from devices.report.units import format_ms
 from devices.report.view import (
     NAIVE,
     label,
+    latency_high,
     latency_low,
     ordered_variants,
     size_label,
@@ -66,7 +67,7 @@ def _latency_at(report: Report, run: Run, size: int) -> Figure:
         latency = run.of(variant).latency_ms_by_size[size]
         index = series_index(report, variant)
         low, _ = latency_low(latency)
-        axes.plot([low, latency.p90], [y, y], color=SERIES[index], lw=7, alpha=0.35)
+        axes.plot([low, latency_high(latency)], [y, y], color=SERIES[index], lw=7, alpha=0.35)
         axes.plot([latency.p50], [y], MARKERS[index], color=SERIES[index], ms=7)
         axes.text(latency.p50, y - 0.24, format_ms(latency.p50), ha="center", size=8.5)
     axes.set_yticks(range(len(variants)), [_name(report, run, v) for v in variants])
@@ -105,7 +106,7 @@ def _latency_over(report: Report, run: Run) -> Figure:
         axes.fill_between(
             xs,
             [latency_low(latency)[0] for _, latency in points],
-            [latency.p90 for _, latency in points],
+            [latency_high(latency) for _, latency in points],
             color=SERIES[index],
             alpha=0.18,
             lw=0,

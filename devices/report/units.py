@@ -62,8 +62,10 @@ def format_share(value: float | None) -> str:
     return "< 100 %"
 
 
-def format_digits(value: float) -> str:
+def format_digits(value: float | None) -> str:
     """Write a number with three significant digits, above 1,000 without decimals."""
+    if value is None:
+        return MISSING
     if not math.isfinite(value):
         return str(value)
     if value == 0:

@@ -100,6 +100,11 @@ def percentile(samples: tuple[float, ...], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
+def latency_high(latency: Latency) -> float:
+    """Give the upper end of a band: the 90th percentile, or the median where that is not known."""
+    return latency.p50 if latency.p90 is None else latency.p90
+
+
 def latency_low(latency: Latency) -> tuple[float, str]:
     """Give the lower end of a latency band and its name: p10, or the minimum without samples."""
     if latency.samples:

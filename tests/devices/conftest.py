@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.boards.fixtures import adb_server, board
+
+__all__ = ["adb_server", "board"]
+
 
 @dataclass
 class Outcome:

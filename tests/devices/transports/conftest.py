@@ -17,6 +17,7 @@ import pytest
 
 from devices.device import Device
 from devices.transports import Transport, open_transport
+from tests.boards.emulator import Board
 from tests.devices.transports.ssh_server import SshServer, make_key, why_not
 
 ROOT = Path(__file__).parents[3]
@@ -187,10 +188,47 @@ def make_ssh(request) -> Place:
     return Place(device, server.runs, {"HOME": str(home)}, survives_kill=True)
 
 
+class BoardPlace(Place):
+    """The emulated board, reached by adb; seen by ssh."""
+
+    board: Board
+
+    def work_folders(self) -> list[str]:
+        return self.board.shell(f"ls {self.runs}").splitlines()
+
+    def is_running(self, pid: int) -> bool:
+        state = self.board.shell(f"grep -s ^State: /proc/{pid}/status; true")
+        return bool(state) and "Z" not in state
+
+    def processes(self) -> list[int]:
+        links = self.board.shell(f"ls -l /proc/[0-9]*/cwd 2> /dev/null | grep {self.runs}/; true")
+        return [int(link.split("/proc/")[1].split("/")[0]) for link in links.splitlines()]
+
+    @contextmanager
+    def small_disk(self, mib: int) -> Iterator[None]:
+        self.board.shell(f"mount -t tmpfs -o size={mib}m,mode=777 none {self.runs}")
+        try:
+            yield
+        finally:
+            for transport in self.opened:
+                transport.close()
+            self.board.shell(f"umount -l {self.runs}")
+
+
+def make_adb(request) -> Place:
+    request.getfixturevalue("adb_server")
+    board = request.getfixturevalue("board")
+    device = Device("phone", board.adb_address)
+    place = BoardPlace(device, Path("/data/local/tmp"), {}, survives_kill=False)
+    place.board = board
+    return place
+
+
 # A transport's row: how the tests get a device of it. Each test that takes `place` runs on all.
 PLACES: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
     "local": make_local,
     "ssh": make_ssh,
+    "adb": make_adb,
 }
 
 

@@ -1,0 +1,1 @@
+"""An emulated ARM64 board: Debian in QEMU, with sshd, adbd, Python and both runtimes."""
