@@ -59,26 +59,26 @@ _COPY_FAULTS = {
 
 # Ends all that runs of a folder: whatever a run starts has the folder's name in its environment,
 # in whichever group it is.
-_END = """\
+_HOW_TO_END = """\
 end() {
   tries=0
   while [ $tries -lt 20 ]; do
     tries=$((tries + 1)) found=
-    for file in $(grep -lasF "WEIGHTSPACE_RUN=$1/" /proc/[0-9]*/environ 2>/dev/null); do
+    for file in $(grep -lsF "WEIGHTSPACE_RUN=$1/" /proc/[0-9]*/environ 2>/dev/null); do
       file=${file#/proc/} pid=${file%/environ}
       [ "$pid" = $$ ] || { kill -9 "$pid" && found=yes; } 2>/dev/null
     done
     [ "$found" ] || break
   done
 }
-end "$1"
 """
+_END = f'{_HOW_TO_END}end "$1"\n'
 # Makes the folder, or puts what an interrupted run left in order, and prints its whole name.
 _MAKE = f'mkdir -p "$1" && cd "$1" && set -- "$(pwd -P)" && echo "$1" || exit 1\n{_END}'
 # Runs a program and says how it ended, after what it left has been ended, too. This shell is told
 # when the link is gone, and ends the program then.
 _RUN = f"""\
-{_END}
+{_HOW_TO_END}
 folder=$1 mark=$2; shift 2
 cd "$folder" || exit 1
 exec 3<&0
@@ -95,8 +95,6 @@ for file; do
   echo "${sum%% *}"
 done
 """
-
-
 # Renames "$1.part" if its digest is the one that is given.
 _ACCEPT = """\
 sum=$(sha256sum < "$1.part") && [ "${sum%% *}" = "$2" ] && mv -f "$1.part" "$1" && exit 0

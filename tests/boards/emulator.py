@@ -15,7 +15,8 @@ from pathlib import Path
 from tests.boards.image import BoardError, Image, MissingError, build_image
 
 BOOT_S = 120.0
-PROGRAMS = ("qemu-system-aarch64", "ssh", "adb")
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")  # however the tests end
+PROGRAMS = ("setpriv", "qemu-system-aarch64", "ssh", "adb")
 EMULATOR_PORTS = range(5554, 5587)  # adb takes what listens there for an Android emulator
 
 
@@ -158,6 +159,7 @@ def _command(image: Image, ports: tuple[int, int], cpu: str, memory_mb: int) -> 
         for here, there in zip(ports, (22, 5555), strict=True)
     )
     return [
+        *ENDS_WITH_US,
         "qemu-system-aarch64", "-M", "virt,gic-version=3", "-cpu", cpu, "-smp", "1",
         "-m", str(memory_mb), "-icount", "shift=0", "-display", "none", "-monitor", "none",
         "-serial", "stdio", "-no-reboot", "-kernel", str(image.kernel), "-initrd",
