@@ -22,6 +22,7 @@ from export.passes.lower_opset import LowerOpsetPass
 from export.passes.merge_equal_initializers import MergeEqualInitializersPass
 from export.passes.merge_score_scales import MergeScoreScalesPass
 from export.passes.merge_tied_initializers import MergeTiedInitializersPass
+from export.passes.move_score_scales import MoveScoreScalesPass
 from export.passes.recognize_activations import RecognizeActivationsPass
 from export.passes.replace_nan_guards import ReplaceNanGuardsPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
@@ -32,6 +33,7 @@ from export.passes.tie_transposed_copies import TieTransposedCopiesPass
 from export.passes.write_float16 import WriteFloat16Pass
 from export.passes.write_tied_conv_transposes import WriteTiedConvTransposesPass
 from export.passes.write_tied_gemms import WriteTiedGemmsPass
+from export.passes.write_tied_pointwise_products import WriteTiedPointwiseProductsPass
 from export.stamps import check_ties
 from export.stored import stored_bytes
 
@@ -56,6 +58,7 @@ _CANONICAL: tuple[PassFactory, ...] = (
 # the transposed convolution, read the weight as it is.
 _TENSORRT: tuple[PassFactory, ...] = (
     RecognizeActivationsPass,  # finds Gelu, which LowerOpset writes in one way
+    MergeScoreScalesPass,
     WriteTiedGemmsPass,
     WriteTiedConvTransposesPass,
     FixReshapesPass,  # the Gemms' shapes
@@ -83,10 +86,15 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
     "tflite": (RecognizeActivationsPass, ReplaceNanGuardsPass, MergeScoreScalesPass),
     # The same holds for Core ML, and a compiler may take "x is not x" for false.
     "coreml": (RecognizeActivationsPass, ReplaceNanGuardsPass, MergeScoreScalesPass),
-    "tensorrt-float32": (*_TENSORRT, SeparateTiedProductsPass),
+    "tensorrt-float32": (
+        *_TENSORRT,
+        MoveScoreScalesPass,  # in float16 the builder leaves it, and scores stay small
+        SeparateTiedProductsPass,
+    ),
     # A builder would round to float16 where it likes; here the types are in the graph.
     "tensorrt-float16": (
         *_TENSORRT,
+        WriteTiedPointwiseProductsPass,
         WriteFloat16Pass,
         SeparateTiedProductsPass,  # last: its bounds are numbers of the type
     ),

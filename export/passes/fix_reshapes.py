@@ -24,7 +24,7 @@ class FixReshapesPass(ir.passes.InPlacePass):
                 continue
             sizes = _sizes(node.outputs[0])
             if sizes is not None:
-                node.replace_input_with(1, _constant(graph, sizes))
+                node.replace_input_with(1, shape_constant(graph, sizes))
                 modified = True
         if modified:
             RemoveUnusedNodesPass()(model)
@@ -40,7 +40,8 @@ def _sizes(value: ir.Value) -> list[int] | None:
     return sizes if sizes.count(-1) <= 1 and 0 not in sizes else None
 
 
-def _constant(graph: ir.Graph, sizes: list[int]) -> ir.Value:
+def shape_constant(graph: ir.Graph, sizes: list[int]) -> ir.Value:
+    """Store a shape once; -1 is the size that follows from the others."""
     name = "shape." + "x".join("n" if size < 0 else str(size) for size in sizes)
     if name not in graph.initializers:
         array = np.asarray(sizes, np.int64)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 _PASSED = {"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze"}
-# Spacing of the bounds, exact in either type: 64 of them change nothing above -63,000 in float16.
-_STEPS = {np.dtype("float16"): 32.0, np.dtype("float32"): 2.0**110}
+# Spacing of the bounds, wide enough to be told apart: 64 of them end at -63,424 and -1.7e38.
+_STEPS = {np.dtype("float16"): 32.0, np.dtype("float32"): 2.0**121}
 _MOST = 64
 
 # How a product reads its weight.
@@ -22,9 +22,9 @@ class SeparateTiedProductsPass(ir.passes.InPlacePass):
 
     TensorRT's builder joins products that share their left operand, such as an attention's
     queries, keys and values, into one product on a copy of all their weights side by side. A
-    weight that anything else reads as well is then stored twice. ``Max(x, lowest)`` returns x,
-    and the builder does not know that. The lowest numbers of x's type are used, a different one
-    for each product; products of the same weights in the same order are left to be joined, as are
+    weight that anything else reads as well is then stored twice. ``Max(x, low)`` returns x,
+    and the builder does not know that: it does of the very lowest number of float32, so that
+    those right above it are used, a different one for each product. Products of the same weights in the same order are left to be joined, as are
     products whose weights have no other use.
     """
 
@@ -45,7 +45,12 @@ class SeparateTiedProductsPass(ir.passes.InPlacePass):
         modified = False
         for members in groups:
             if len(members) > 1:
-                tied = [node for node, (weight, _) in members if len(readers[weight]) > 1]
+                counts = Counter(weight for _, (weight, _) in members)
+                tied = [
+                    node
+                    for node, (weight, _) in members
+                    if len(readers[weight]) > 1 or counts[weight] > 1
+                ]
                 # One product may read x itself where it is then alone with it.
                 kept = len(members) > len(tied)
                 for place, node in enumerate(tied if kept else tied[1:]):
@@ -108,9 +113,9 @@ def _insert(graph: ir.Graph, product: ir.Node, place: int) -> None:
 
 
 def _bound(graph: ir.Graph, dtype: np.dtype[np.generic], place: int) -> ir.Value:
-    name = f"lowest.{place}.{dtype.name}"
+    name = f"low.{place}.{dtype.name}"
     if name not in graph.initializers:
-        number = np.asarray(float(np.finfo(dtype).min) + place * _STEPS[dtype], dtype)
+        number = np.asarray(float(np.finfo(dtype).min) + (place + 1) * _STEPS[dtype], dtype)
         tensor = ir.tensor(number, name=name)
         value = ir.Value(
             name=name, shape=ir.Shape([]), type=ir.TensorType(tensor.dtype), const_value=tensor
