@@ -98,6 +98,9 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
         WriteFloat16Pass,
         SeparateTiedProductsPass,  # last: its bounds are numbers of the type
     ),
+    # The naive export beside ours: in the opset and the types that TensorRT takes, no more.
+    "tensorrt-naive-float32": (LowerOpsetPass,),
+    "tensorrt-naive-float16": (LowerOpsetPass, WriteFloat16Pass),
 }
 
 

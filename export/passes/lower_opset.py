@@ -192,11 +192,7 @@ def _axes(node: ir.Node) -> list[int] | None:
 def _has_constant_axes(node: ir.Node, version: int) -> bool:
     empty = node.attributes.get("noop_with_empty_axes")
     axes = _axes(node)
-    return (
-        version < 18
-        and axes is not None
-        and (bool(axes) or empty is None or not empty.as_int())
-    )
+    return version < 18 and axes is not None and (bool(axes) or empty is None or not empty.as_int())
 
 
 def _write_axes(writer: _Writer, node: ir.Node) -> None:
@@ -249,9 +245,7 @@ _REDUCTIONS = (
     "ReduceMin", "ReduceProd", "ReduceSumSquare",
 )  # fmt: skip
 # Operator -> whether it applies to a node and a version, and what it does.
-_REWRITES: dict[
-    str, tuple[Callable[[ir.Node, int], bool], Callable[[_Writer, ir.Node], None]]
-] = {
+_REWRITES: dict[str, tuple[Callable[[ir.Node, int], bool], Callable[[_Writer, ir.Node], None]]] = {
     "Gelu": (_can_be_formula, _write_gelu),
     "Split": (_is_even_split, _write_split),
     "GridSample": (_can_be_formula, _write_grid_sample),

@@ -88,9 +88,7 @@ class _Narrowing:
 
     def run(self) -> None:
         """Type every node of the graph."""
-        outputs = {
-            value: value.name for value in self._graph.outputs if value.dtype == _FLOAT
-        }
+        outputs = {value: value.name for value in self._graph.outputs if value.dtype == _FLOAT}
         for node in list(self._graph):
             self._type(node)
         for value, name in outputs.items():

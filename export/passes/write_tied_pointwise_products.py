@@ -67,8 +67,12 @@ def _replace(graph: ir.Graph, conv: ir.Node) -> None:
     sizes = [int(size) for size in list(x.shape)[2:] if isinstance(size, int)]
     pixels = math.prod(sizes)
     batch = x.shape[0]
-    matrix = _step("Reshape", weight, shape_constant(graph, [filters, channels]), (filters, channels))
-    rows = _step("Reshape", x, shape_constant(graph, [-1, channels, pixels]), (batch, channels, pixels))
+    matrix = _step(
+        "Reshape", weight, shape_constant(graph, [filters, channels]), (filters, channels)
+    )
+    rows = _step(
+        "Reshape", x, shape_constant(graph, [-1, channels, pixels]), (batch, channels, pixels)
+    )
     product = _step("MatMul", matrix.outputs[0], rows.outputs[0], (batch, filters, pixels))
     steps = [matrix, rows, product]
     if len(conv.inputs) > 2 and conv.inputs[2] is not None:

@@ -41,7 +41,8 @@ def load_module(names: List[str]) -> Any:
         except ImportError:
             continue
     raise BuildError(
-        "no TensorRT was found (%s): install python3-libnvinfer with JetPack's apt" % ", ".join(names)
+        "no TensorRT was found (%s): install python3-libnvinfer with JetPack's apt"
+        % ", ".join(names)
     )
 
 
@@ -278,9 +279,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--module", action="append", help="TensorRT's module; default: any")
     parser.add_argument("--engine", help="where the engine goes; default: as in the recipe")
     parser.add_argument("--facts", help="a JSON file for what is known of the engine")
+    parser.add_argument("--no-timings", action="store_true", help="leave no file of timings")
     given = parser.parse_args(arguments)
     with open(given.recipe, encoding="utf-8") as file:
         recipe = json.load(file)
+    if given.no_timings:
+        recipe["timing_cache"] = None
     folder = os.path.dirname(os.path.abspath(given.recipe))
     target = given.engine or os.path.join(folder, recipe["engine"])
     try:
@@ -298,7 +302,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     write_whole(target, engine)
     if given.facts:
         write_whole(given.facts, json.dumps(facts, indent=1).encode())
-    print("%s: %d bytes, built in %.1f s" % (os.path.basename(target), len(engine), facts["build_s"]))
+    print(
+        "%s: %d bytes, built in %.1f s" % (os.path.basename(target), len(engine), facts["build_s"])
+    )
     print(words if right else "WRONG PRECISION: %s" % words)
     return 0 if right else 3
 
