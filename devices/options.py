@@ -37,5 +37,5 @@ class Options:
     profile: bool = True
     keep_naive: bool = False
     devices: tuple[Device, ...] = ()
-    recipe: RecipeOptions = RecipeOptions()
+    recipe: RecipeOptions = field(default_factory=RecipeOptions)
     ranges: Mapping[str, Range] = field(default_factory=dict)

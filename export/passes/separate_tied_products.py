@@ -11,6 +11,7 @@ import onnx_ir as ir
 _PASSED = {"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze"}
 # Spacing of the bounds, wide enough to be told apart: 64 of them end at -63,424 and -1.7e38.
 _STEPS = {np.dtype("float16"): 32.0, np.dtype("float32"): 2.0**121}
+_LOWEST = {np.dtype(kind): float(np.finfo(kind).min) for kind in (np.float16, np.float32)}
 _MOST = 64
 
 # How a product reads its weight.
@@ -22,10 +23,10 @@ class SeparateTiedProductsPass(ir.passes.InPlacePass):
 
     TensorRT's builder joins products that share their left operand, such as an attention's
     queries, keys and values, into one product on a copy of all their weights side by side. A
-    weight that anything else reads as well is then stored twice. ``Max(x, low)`` returns x,
-    and the builder does not know that: it does of the very lowest number of float32, so that
-    those right above it are used, a different one for each product. Products of the same weights in the same order are left to be joined, as are
-    products whose weights have no other use.
+    weight that anything else reads as well is then stored twice. ``Max(x, low)`` returns x, and
+    the builder does not know that: it does of the very lowest number of float32, so that those
+    right above it are used, a different one for each product. Weights that nothing else reads
+    are left to be joined, as are those that are always read together in one order.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -115,7 +116,7 @@ def _insert(graph: ir.Graph, product: ir.Node, place: int) -> None:
 def _bound(graph: ir.Graph, dtype: np.dtype[np.generic], place: int) -> ir.Value:
     name = f"low.{place}.{dtype.name}"
     if name not in graph.initializers:
-        number = np.asarray(float(np.finfo(dtype).min) + (place + 1) * _STEPS[dtype], dtype)
+        number = np.asarray(_LOWEST[dtype] + (place + 1) * _STEPS[dtype], dtype)
         tensor = ir.tensor(number, name=name)
         value = ir.Value(
             name=name, shape=ir.Shape([]), type=ir.TensorType(tensor.dtype), const_value=tensor

@@ -19,15 +19,18 @@ _SUFFIXES = {_FLOAT: "wide", _HALF: "half"}
 
 # Sums of many terms, and functions that leave float16's range or digits soon. LayerNormalization
 # is not among them: by its definition mean and deviation are float32 whatever x is.
-WIDE_OPERATORS = frozenset(
-    "CumSum Exp GlobalAveragePool GlobalLpPool GroupNormalization "
-    "InstanceNormalization Log LogSoftmax LpNormalization LpPool MeanVarianceNormalization "
-    "NonMaxSuppression Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp "
-    "ReduceMean ReduceProd ReduceSum ReduceSumSquare RMSNormalization Softmax Softplus Sqrt TopK "
-    "RandomNormal RandomUniform".split()
-)
+WIDE_OPERATORS = frozenset({
+    "CumSum", "Exp", "GlobalAveragePool", "GlobalLpPool", "GroupNormalization",
+    "InstanceNormalization", "Log", "LogSoftmax", "LpNormalization", "LpPool",
+    "MeanVarianceNormalization", "NonMaxSuppression", "Pow", "Range", "Reciprocal", "ReduceL1",
+    "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum",
+    "ReduceSumSquare", "RMSNormalization", "Softmax", "Softplus", "Sqrt", "TopK", "RandomNormal",
+    "RandomUniform",
+})  # fmt: skip
 # Between two of these nothing is narrowed.
-_ELEMENTWISE = frozenset("Abs Add Clip Div Max Min Mul Neg Sub".split())
+_ELEMENTWISE = frozenset({
+    "Abs", "Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Sub",
+})  # fmt: skip
 # Inputs that are float32 by definition.
 _ALWAYS_WIDE = {"Resize": (1, 2)}
 _NARROWABLE = (_FLOAT, _HALF, ir.DataType.BOOL)

@@ -63,7 +63,9 @@ def _replace(graph: ir.Graph, conv: ir.Node) -> None:
     assert x.shape is not None
     assert weight is not None
     assert weight.shape is not None
-    filters, channels = int(weight.shape[0]), int(weight.shape[1])
+    filters, channels = weight.shape[0], weight.shape[1]
+    assert isinstance(filters, int)
+    assert isinstance(channels, int)
     sizes = [int(size) for size in list(x.shape)[2:] if isinstance(size, int)]
     pixels = math.prod(sizes)
     batch = x.shape[0]

@@ -49,7 +49,7 @@ def load_module(names: List[str]) -> Any:
 def make_logger(trt: Any) -> Any:
     """Make a logger that keeps what the builder tells of weights, and all errors."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.weights_bytes: Optional[int] = None
@@ -148,9 +148,9 @@ def hold_precisions(trt: Any, config: Any, network: Any) -> None:
     for place in range(network.num_layers):
         layer = network.get_layer(place)
         kinds = [layer.get_output(i).dtype for i in range(layer.num_outputs)]
-        if kinds and all(kind in (trt.float16, trt.float32) for kind in kinds):
-            if layer.type not in (trt.LayerType.CONSTANT, trt.LayerType.CAST):
-                layer.precision = kinds[0]
+        typed = kinds and all(kind in (trt.float16, trt.float32) for kind in kinds)
+        if typed and layer.type not in (trt.LayerType.CONSTANT, trt.LayerType.CAST):
+            layer.precision = kinds[0]
 
 
 def use_timing_cache(config: Any, path: Optional[str]) -> Any:

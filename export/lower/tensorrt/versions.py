@@ -8,15 +8,16 @@ from __future__ import annotations
 NEWEST_OPSETS: dict[str, int] = {"8.6": 17, "10.0": 20, "10.15": 24, "11.0": 25}
 
 # Operators that onnx-tensorrt's docs/operators.md of 10.15 marks as not supported.
-UNSUPPORTED: frozenset[str] = frozenset(
-    "AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Col2Im "
-    "CenterCropPad Compress ConcatFromSequence ConvInteger DFT Det DynamicQuantizeLinear "
-    "ImageDecoder MatMulInteger MaxRoiPool MaxUnpool MelWeightMatrix Multinomial "
-    "NegativeLogLikelihoodLoss Optional OptionalGetElement OptionalHasElement QLinearConv "
-    "QLinearMatMul RegexFullMatch SequenceAt SequenceConstruct SequenceEmpty SequenceErase "
-    "SequenceInsert SequenceLength SequenceMap SoftmaxCrossEntropyLoss SplitToSequence "
-    "StringConcat StringNormalizer StringSplit TfIdfVectorizer Unique".split()
-)
+UNSUPPORTED: frozenset[str] = frozenset({
+    "AffineGrid", "Bernoulli", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor",
+    "Col2Im", "CenterCropPad", "Compress", "ConcatFromSequence", "ConvInteger", "DFT", "Det",
+    "DynamicQuantizeLinear", "ImageDecoder", "MatMulInteger", "MaxRoiPool", "MaxUnpool",
+    "MelWeightMatrix", "Multinomial", "NegativeLogLikelihoodLoss", "Optional",
+    "OptionalGetElement", "OptionalHasElement", "QLinearConv", "QLinearMatMul", "RegexFullMatch",
+    "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
+    "SequenceLength", "SequenceMap", "SoftmaxCrossEntropyLoss", "SplitToSequence", "StringConcat",
+    "StringNormalizer", "StringSplit", "TfIdfVectorizer", "Unique",
+})  # fmt: skip
 OPERATORS_SOURCE = "onnx-tensorrt docs/operators.md, TensorRT 10.15"
 
 # Operators that came later than 8.6, from onnx-tensorrt's changelog and the same table.
