@@ -115,14 +115,14 @@ class _Narrowing:
                 _narrow_attribute(node, name)
         for output in node.outputs:
             if output.dtype in (_FLOAT, _HALF):
-                output.dtype = wanted
+                output.type = ir.TensorType(wanted)
 
     def _type_cast(self, node: ir.Node) -> None:
         source, output = node.inputs[0], node.outputs[0]
         # What was an integer may be a position: beyond 2048 float16 skips some.
         if output.dtype == _FLOAT and source is not None and source.dtype in _NARROWABLE:
             node.attributes["to"] = ir.AttrInt64("to", int(_HALF))
-            output.dtype = _HALF
+            output.type = ir.TensorType(_HALF)
 
     def _is_wide(self, node: ir.Node) -> bool:
         if node.op_type in WIDE_OPERATORS:
@@ -169,7 +169,7 @@ class _Narrowing:
             return
         assert value.const_value is not None
         value.const_value = ir.tensor(narrowed(value.const_value.numpy()), name=value.name)
-        value.dtype = _HALF
+        value.type = ir.TensorType(_HALF)
 
     def _as(self, value: ir.Value, dtype: ir.DataType, *, last: bool = False) -> ir.Value:
         key = (value, dtype)

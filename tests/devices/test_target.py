@@ -4,7 +4,6 @@ import pytest
 
 import devices.target
 from devices.target import (
-    AVAILABLE_FORMATS,
     FIGURES,
     TARGETS_FOLDER,
     Figure,
