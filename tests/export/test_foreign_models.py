@@ -70,4 +70,6 @@ def test_a_tied_embedding_is_stored_once(name, tmp_path, run):
             assert audit.ratio <= LIMIT
         assert audit.duplicates == ()
         (found,) = run(model, {"ids": ids.numpy(), "mask": mask.numpy()})
-        np.testing.assert_allclose(found, expected, rtol=0, atol=(2e-2 if half else 1e-4) * abs(expected).max())
+        np.testing.assert_allclose(
+            found, expected, rtol=0, atol=(2e-2 if half else 1e-4) * abs(expected).max()
+        )

@@ -65,21 +65,20 @@ def make_logger(trt: Any) -> Any:
     return Logger()
 
 
-def network_flags(trt: Any) -> int:
+def is_strongly_typed(trt: Any, recipe: Dict[str, Any]) -> bool:
+    """Whether the version keeps to the types in the graph: all from 10.0 on can.
+
+    For a DLA 10 is asked in the older way, as long as there is one.
+    """
+    older = recipe["dla_core"] is not None and hasattr(trt.BuilderFlag, "FP16")
+    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") and not older
+
+
+def network_flags(trt: Any, typed: bool) -> int:
     """Flags of a network whose types are those of the graph, as far as the version knows them."""
-    known = trt.NetworkDefinitionCreationFlag
-    flags = 0
-    for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH"):
-        flag = getattr(known, name, None)
-        if flag is not None:
-            flags |= 1 << int(flag)
-            break  # networks are of explicit batch from 10.0 on
-    return flags
-
-
-def is_strongly_typed(trt: Any) -> bool:
-    """Whether the version keeps to the types in the graph: all from 10.0 on can."""
-    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    name = "STRONGLY_TYPED" if typed else "EXPLICIT_BATCH"  # the latter goes without saying from 10
+    flag = getattr(trt.NetworkDefinitionCreationFlag, name, None)
+    return 0 if flag is None else 1 << int(flag)
 
 
 def parse(trt: Any, network: Any, logger: Any, path: str) -> Any:
@@ -124,7 +123,7 @@ def configure(trt: Any, builder: Any, network: Any, recipe: Dict[str, Any]) -> A
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = int(recipe["dla_core"])
         set_flag(trt, config, "GPU_FALLBACK", True)
-    if recipe["precision"] == "float16" and not is_strongly_typed(trt):
+    if recipe["precision"] == "float16" and not is_strongly_typed(trt, recipe):
         hold_precisions(trt, config, network)
     if recipe["profiles"]:
         profile = builder.create_optimization_profile()
@@ -179,7 +178,7 @@ def build(trt: Any, recipe: Dict[str, Any], folder: str) -> Tuple[bytes, Dict[st
     builder = trt.Builder(logger)
     if builder is None:
         raise BuildError("TensorRT did not start: %s" % _last(logger))
-    network = builder.create_network(network_flags(trt))
+    network = builder.create_network(network_flags(trt, is_strongly_typed(trt, recipe)))
     parser = parse(trt, network, logger, os.path.join(folder, recipe["model"]))
     config = configure(trt, builder, network, recipe)
     cache_path = recipe["timing_cache"] and os.path.join(folder, recipe["timing_cache"])
@@ -208,7 +207,8 @@ def build_empty(trt: Any) -> Dict[str, Any]:
     """Build an engine that computes nothing, for what every engine holds besides weights."""
     logger = make_logger(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(network_flags(trt))
+    typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    network = builder.create_network(network_flags(trt, typed))
     x = network.add_input("x", trt.float32, (1,))
     network.mark_output(network.add_identity(x).get_output(0))
     plan = builder.build_serialized_network(network, builder.create_builder_config())

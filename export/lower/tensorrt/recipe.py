@@ -108,11 +108,10 @@ class Recipe:
             "--profilingVerbosity=detailed",
             "--skipInference",
         ]
-        if version == "8.6" and self.precision == "float16":
-            command.append(
-                "--fp16"
-            )  # 8.6 has no types of its own: it may round more than the graph
-        if version == "10":
+        older = version == "8.6" or (version == "10" and options.dla_core is not None)
+        if older and self.precision == "float16":
+            command.append("--fp16")  # the network has no types: it may round more than the graph
+        if version == "10" and not older:
             command.append("--stronglyTyped")  # 11 knows nothing else
         if not options.tf32:
             command.append("--noTF32")
