@@ -24,6 +24,7 @@ from export.lower.coreml import CoremlOptions, ImageInput, write_mlpackage
 from export.lower.ort import write_form
 from export.lower.tensorrt import FORM as TENSORRT_FORM
 from export.lower.tensorrt import recipe_of, write_naive_tensorrt, write_tensorrt
+from export.lower.tensorrt.profiles import profiles_of
 from export.lower.tensorrt.recipe import write_recipe
 from export.lower.tflite import FORMS as TFLITE_FORMS
 from export.lower.tflite import write_tflite
@@ -213,12 +214,13 @@ def _write_mlpackage(work: Work, precision: str, tell: Step) -> Iterator[_Writte
 def _write_tensorrt(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
     tell("preparing onnx for tensorrt")
     options = work.options
+    # Chosen once: the naive export has other names for the same axes.
+    profiles = profiles_of(specs_of(work.canonical.graph.inputs), options.ranges, options.sizes)
 
     def with_recipe(prepared: ir.Model, path: Path) -> None:
         recipe = recipe_of(
-            prepared, path.name, precision, sizes=options.sizes, ranges=options.ranges,
-            options=options.recipe,
-        )  # fmt: skip
+            prepared, path.name, precision, profiles=profiles, options=options.recipe
+        )
         write_recipe(recipe, path.parent)
 
     path = work.folder / "model.tensorrt.onnx"

@@ -7,7 +7,7 @@ TensorRT-RTX shows what a builder of the same family makes of the ties, and is n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -16,7 +16,7 @@ from onnx_ir.passes.common import InlinePass
 from export.errors import LoweringError, UnknownNameError
 from export.lower.problems import listing
 from export.lower.tensorrt.preflight import problems_of
-from export.lower.tensorrt.profiles import Range, profiles_of
+from export.lower.tensorrt.profiles import Profile, profiles_of
 from export.lower.tensorrt.recipe import Recipe, RecipeOptions
 from export.lower.tensorrt.versions import oldest_version
 from export.onnx_io import save_model, specs_of
@@ -81,19 +81,17 @@ def recipe_of(
     name: str,
     precision: str,
     *,
-    sizes: Sequence[int] | None = None,
-    ranges: Mapping[str, Range] | None = None,
+    profiles: Mapping[str, Profile] | None = None,
     options: RecipeOptions | None = None,
 ) -> Recipe:
     """Make the recipe of a prepared graph.
 
     Args:
         name: of its file.
-        sizes: those that will be timed; see ``profiles_of``.
-        ranges: of dynamic axes, by name.
+        profiles: of its inputs; chosen by their axes where they are not given.
 
     Raises:
-        UserError: a range or an option is of no use here.
+        UserError: an option does not go with the precision.
     """
     opset = prepared.opset_imports.get("", 0)
     return Recipe(
@@ -102,7 +100,7 @@ def recipe_of(
         precision=precision,
         opset=opset,
         oldest_version=oldest_version(opset, {node.op_type for node in prepared.graph.all_nodes()}),
-        profiles=profiles_of(specs_of(prepared.graph.inputs), ranges, sizes),
+        profiles=profiles_of(specs_of(prepared.graph.inputs)) if profiles is None else profiles,
         options=options or RecipeOptions(),
     )
 

@@ -82,7 +82,7 @@ def test_the_oldest_version_follows_from_the_opset_and_the_operators():
     assert oldest_version(99, {"Relu"}) is None
 
 
-# ---- float16 --------------------------------------------------------------------------------------
+# ---- float16 ----------------------------------------------------------------------------------
 
 NORM = (
     "g (float[b, 7] x) => (float[b, 7] y) { m = ReduceMean<axes=[-1]>(x) d = Sub(x, m)"
@@ -159,7 +159,7 @@ def test_a_clone_of_a_graph_that_was_narrowed_is_as_it_was():
     assert model.graph.initializers["W"].const_value.numpy().dtype == np.float32
 
 
-# ---- products apart -------------------------------------------------------------------------------
+# ---- products apart ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_only_tied_products_of_one_tensor_are_kept_apart(text, apart):
     assert not SeparateTiedProductsPass()(model).modified
 
 
-# ---- what is refused -------------------------------------------------------------------------------
+# ---- what is refused ---------------------------------------------------------------------------
 
 
 def test_all_unsupported_nodes_are_named_at_once_before_anything_is_written(tmp_path):

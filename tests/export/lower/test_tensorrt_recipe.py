@@ -43,7 +43,7 @@ def rtx():
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX builds on Linux x86-64 alone")
 
 
-# ---- the recipe -----------------------------------------------------------------------------------
+# ---- the recipe -------------------------------------------------------------------------------
 
 
 def test_a_recipe_says_how_each_version_builds_and_times(tmp_path):
@@ -111,7 +111,7 @@ def test_a_range_that_makes_no_sense_is_refused(ranges, message):
         profiles_of(INPUTS, ranges)
 
 
-# ---- the script ------------------------------------------------------------------------------------
+# ---- the script --------------------------------------------------------------------------------
 
 
 def test_the_script_is_python_of_a_jetson_and_needs_nothing_but_tensorrt():
@@ -196,7 +196,7 @@ def test_an_engine_labelled_float16_that_is_not_is_found_out(kinds, wanted, righ
     assert build_engine.precision_words(wanted, counts)[0] is right
 
 
-# ---- building here ---------------------------------------------------------------------------------
+# ---- building here -----------------------------------------------------------------------------
 
 
 def test_a_build_gives_the_same_engine_twice_and_leaves_no_timings(tmp_path):
