@@ -48,8 +48,9 @@ class Row:
 
 def build_all(row: Row, model: Model, folder: Path) -> None:
     """Build four engines: ours and the naive one, in both precisions."""
-    program = trace(model.module, model.inputs)
-    captured = capture(program, input_names=model.input_names)
+    axes = [{0: "batch"}] * len(model.inputs)  # as a bundle is exported
+    program = trace(model.module, model.inputs, axes)
+    captured = capture(program, input_names=model.input_names, dynamic_shapes=axes)
     run_pipeline("canonical", captured.model)
     write_naive(program, folder / "naive.onnx", input_names=model.input_names)
     for precision in sorted(PRECISIONS, reverse=True):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 # The newest opset that a version's parser states, oldest version first.
-# 8.6: NVIDIA/Deep-Learning-Accelerator-SW, operator support; 10.0: onnx-tensorrt 10.0 builds on
-# ONNX 1.16; 10.15: onnx-tensorrt docs/operators.md; 11: NVIDIA's ONNX Opset Guide.
-NEWEST_OPSETS: dict[str, int] = {"8.6": 17, "10.0": 20, "10.15": 24, "11.0": 25}
+# 8.6: NVIDIA/Deep-Learning-Accelerator-SW, operator support; 10.x: the release notes of 10.0, 10.9
+# and 10.13, and onnx-tensorrt docs/operators.md of 10.15; 11: NVIDIA's ONNX Opset Guide.
+NEWEST_OPSETS: dict[str, int] = {"8.6": 17, "10.0": 20, "10.9": 22, "10.13": 24, "11.0": 25}
 
 # Operators that onnx-tensorrt's docs/operators.md of 10.15 marks as not supported.
 UNSUPPORTED: frozenset[str] = frozenset({
