@@ -21,6 +21,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/tflite_ties.py
 	$(BIN)/python benchmarks/coreml_ties.py
 	$(BIN)/python benchmarks/agent_overhead.py
+	$(BIN)/python benchmarks/tensorrt_ties.py
 
 fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -10,16 +10,22 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from devices.engines import make_engines
 from devices.forms import choose_form
 from devices.golden import Golden, write_golden
 from devices.options import NAIVE, Options
 from devices.source import Source
+from devices.steps import Step
 from devices.target import Target
 from export.audit import audit_file, enforce
 from export.errors import LoweringError, MissingExtraError, ParityError, UserError, WeightspaceError
 from export.lower.coreml import FORM as COREML_FORM
 from export.lower.coreml import CoremlOptions, ImageInput, write_mlpackage
 from export.lower.ort import write_form
+from export.lower.tensorrt import FORM as TENSORRT_FORM
+from export.lower.tensorrt import recipe_of, write_naive_tensorrt, write_tensorrt
+from export.lower.tensorrt.profiles import profiles_of
+from export.lower.tensorrt.recipe import write_recipe
 from export.lower.tflite import FORMS as TFLITE_FORMS
 from export.lower.tflite import write_tflite
 from export.manifest import files_of, sha256_of, versions
@@ -36,16 +42,17 @@ NAIVE_PATHS = {
     "onnx": "naive/model.onnx",
     "tflite": "naive/model.tflite",
     "mlpackage": "naive/model.mlpackage",
+    "tensorrt": "naive/model.tensorrt.onnx",
+    "engine": "naive/model.rtx.engine",
 }
 PRECISIONS = {
     "onnx": ("float32",),
     "tflite": ("float32", "float16"),
     "mlpackage": ("float16", "float32"),
+    "tensorrt": ("float16", "float32"),
 }
 PRODUCERS = ("weightspace", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim")
 _ROWS_AT_ONCE = 50  # packages take no more than 64
-
-Step = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ def make_artifacts(work: Work, tell: Step) -> tuple[list[Made], list[str]]:
 
     Returns:
         What was made, format by format with the naive export first, and a sentence for each
-        format that could not be made.
+        format that could not be made, or only in part.
 
     Raises:
         WeightspaceError: no format could be made, or an artifact breaks the 1.00 rule or parity.
@@ -106,6 +113,7 @@ def make_artifacts(work: Work, tell: Step) -> tuple[list[Made], list[str]]:
     reference = work.source.reference(inputs)
     _keep_golden(work, inputs, reference, words)
     made: list[Made] = []
+    notes: list[str] = []
     left_out: dict[str, WeightspaceError] = {}
     for name in work.target.available_formats:
         try:
@@ -114,9 +122,15 @@ def make_artifacts(work: Work, tell: Step) -> tuple[list[Made], list[str]]:
             left_out[name] = error
             continue
         made.extend(_checked(work, name, written, inputs, reference, words, tell))
+        if name == "tensorrt":
+            naive, ours = made[-2:]
+            engines, said = make_engines(ours.artifact, ours.path, naive.path, tell)
+            made.extend(Made(artifact, path, None) for artifact, path in engines)
+            notes.extend(said)
     if not made:
         raise next(iter(left_out.values()))
-    return made, [f"No {BACKENDS[name].suffix} file: {error}." for name, error in left_out.items()]
+    missing = [f"No {BACKENDS[name].suffix} file: {error}." for name, error in left_out.items()]
+    return made, [*missing, *notes]
 
 
 def _keep_golden(
@@ -197,10 +211,32 @@ def _write_mlpackage(work: Work, precision: str, tell: Step) -> Iterator[_Writte
     yield _Written(naive, NAIVE, "the naive ONNX export lowered as it is: a constant for each use")
 
 
+def _write_tensorrt(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
+    tell("preparing onnx for tensorrt")
+    options = work.options
+    # Chosen once: the naive export has other names for the same axes.
+    profiles = profiles_of(specs_of(work.canonical.graph.inputs), options.ranges, options.sizes)
+
+    def with_recipe(prepared: ir.Model, path: Path) -> None:
+        recipe = recipe_of(
+            prepared, path.name, precision, profiles=profiles, options=options.recipe
+        )
+        write_recipe(recipe, path.parent)
+
+    path = work.folder / "model.tensorrt.onnx"
+    with_recipe(write_tensorrt(work.canonical, path, precision), path)
+    yield _Written(path, options.settings[0], TENSORRT_FORM)
+    naive = work.naive_folder / NAIVE_PATHS["tensorrt"]
+    naive.parent.mkdir(exist_ok=True)
+    with_recipe(write_naive_tensorrt(load_model(work.naive), naive, precision), naive)
+    yield _Written(naive, NAIVE, "the naive ONNX export in the same opset and types")
+
+
 _WRITERS: dict[str, Callable[[Work, str, Step], Iterator[_Written]]] = {
     "onnx": _write_onnx,
     "tflite": _write_tflite,
     "mlpackage": _write_mlpackage,
+    "tensorrt": _write_tensorrt,
 }
 
 

@@ -90,6 +90,23 @@ def export(
         bool, typer.Option("--keep-naive", help="Keep the naive export, to profile it later.")
     ] = False,
     device: DevicesOption = None,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="TensorRT: let float32 products round to TF32.")
+    ] = False,
+    workspace_mib: Annotated[
+        int, typer.Option(min=1, help="TensorRT: memory for the builder's kernels, in MiB.")
+    ] = 1024,
+    dla_core: Annotated[
+        int | None, typer.Option(min=0, help="TensorRT: build for this DLA core, float16 only.")
+    ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="TensorRT: an engine that newer ones run too."),
+    ] = False,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option(help="TensorRT: smallest, usual and largest size, as batch:1,1,16."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export a model for a target, check it against torch, measure it, and show one table.
@@ -108,6 +125,7 @@ def export(
     from devices.options import Options
     from devices.report.terminal import print_report
     from devices.target import require_format, resolve_target
+    from export.lower.tensorrt.recipe import RecipeOptions
     from runtimes.bench import FULL, QUICK
 
     options = Options(
@@ -119,6 +137,13 @@ def export(
         profile=not no_profile,
         keep_naive=keep_naive,
         devices=_devices(device),
+        recipe=RecipeOptions(
+            workspace_bytes=workspace_mib * 2**20,
+            tf32=tf32,
+            dla_core=dla_core,
+            version_compatible=version_compatible,
+        ),
+        ranges=dict(map(_range, axis or ())),
     )
     targets = resolve_target(target)
     for each in targets:
@@ -408,6 +433,17 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
     if min(sizes) < 1:
         raise UserError(f"--sizes {text!r} holds a size below 1")
     return sizes
+
+
+def _range(text: str) -> tuple[str, Any]:
+    from export.lower.tensorrt.profiles import Range
+
+    name, _, sizes = text.rpartition(":")
+    try:
+        smallest, usual, largest = map(int, sizes.split(","))
+    except ValueError as error:
+        raise UserError(f"--axis {text!r} is not of the form batch:1,1,16") from error
+    return name, Range(smallest, usual, largest)
 
 
 def _slug(model: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from devices.artifacts import NAIVE_PATHS, Made, Step, Work, make_artifacts
+from devices.artifacts import NAIVE_PATHS, Made, Work, make_artifacts
 from devices.golden import read_golden
 from devices.known import LOCAL as HERE
 from devices.measure import Candidate, axis_of, measure, operators_of
@@ -24,6 +24,7 @@ from devices.report.record import Report, Run
 from devices.report.runs import LOCAL
 from devices.results import notes_on, profile_entries, variant_of, waterfall, with_run
 from devices.source import Source, resolve
+from devices.steps import Step
 from devices.target import Target, require_format
 from export.bundle import new_bundle
 from export.errors import BadFileError, DeviceError, WeightspaceError

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from devices.device import Device
 from export.lower import SETTINGS
+from export.lower.tensorrt.profiles import Range
+from export.lower.tensorrt.recipe import RecipeOptions
 from runtimes.bench import QUICK, Budget
 
 NAIVE = "naive"
@@ -22,6 +25,8 @@ class Options:
         profile: False leaves the measurements out.
         keep_naive: keep the naive exports in the bundle, so that they can be profiled later.
         devices: where to measure too, besides this machine.
+        recipe: how a TensorRT engine is built.
+        ranges: sizes of dynamic axes that a TensorRT engine takes, by the axis' name.
     """
 
     settings: tuple[str, ...] = SETTINGS
@@ -32,3 +37,5 @@ class Options:
     profile: bool = True
     keep_naive: bool = False
     devices: tuple[Device, ...] = ()
+    recipe: RecipeOptions = field(default_factory=RecipeOptions)
+    ranges: Mapping[str, Range] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from export.errors import BadFileError, UnknownNameError, UserError
 TARGETS_FOLDER = Path(__file__).parent / "targets"
 
 # What this version can write; one place.
-AVAILABLE_FORMATS: tuple[str, ...] = ("onnx", "tflite", "mlpackage")
+AVAILABLE_FORMATS: tuple[str, ...] = ("onnx", "tflite", "tensorrt", "mlpackage")
 
 Kind = Literal["datasheet", "measured", "derived", "reported"]
 Arch = Literal["aarch64", "x86_64"]

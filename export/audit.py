@@ -94,6 +94,11 @@ def audit_file(path: Path) -> Audit:
         return audit_tflite(path)
     if path.suffix == ".onnx":
         return audit_onnx(path)
+    if path.suffix in (".engine", ".plan"):
+        raise BadFileError(
+            f"{path} is a TensorRT engine, whose weights cannot be listed; audit the "
+            ".tensorrt.onnx file that it was built from"
+        )
     raise BadFileError(
         f"{path} is of no kind that can be audited; give the path of a file in {_formats()}"
     )

@@ -13,13 +13,14 @@ from export.records import Parity
 
 FP32_LIMIT = 1e-4  # of the output's scale
 LIMITS = {"float32": FP32_LIMIT, "float16": 1e-2}  # by the precision of the stored weights
-# Core ML computes in float16 too, where the other formats only store it.
-_COREML_LIMITS = {"float32": FP32_LIMIT, "float16": 2e-2}
+# Core ML and TensorRT compute in float16 too, where the other formats only store it.
+_HALF_LIMITS = {"float32": FP32_LIMIT, "float16": 2e-2}
+_COMPUTING_IN_HALF = ("mlpackage", "tensorrt", "engine")
 
 
 def limit_of(name: str, precision: str) -> float:
     """The largest difference that an artifact of a format may have, of the output's scale."""
-    return (_COREML_LIMITS if name == "mlpackage" else LIMITS)[precision]
+    return (_HALF_LIMITS if name in _COMPUTING_IN_HALF else LIMITS)[precision]
 
 
 def compare_outputs(

@@ -21,6 +21,10 @@ def _on_macos() -> bool:
     return sys.platform == "darwin"
 
 
+def _nowhere() -> bool:
+    return False
+
+
 def _with_tensorrt_and_gpu() -> bool:
     return bool(importlib.import_module("runtimes.trt").is_here())
 
@@ -77,6 +81,11 @@ BACKENDS: dict[str, Backend] = {
         "mlpackage", ".mlpackage", "runtimes.coreml", "coremltools", "coreml", "Core ML",
         here=_on_macos, needs="macOS", reference="runtimes.coreml_reference",
     ),
+    # A graph that a device builds its engine from; ONNX Runtime stands in for parity.
+    "tensorrt": Backend(
+        "tensorrt", ".tensorrt.onnx", "runtimes.ort", "onnxruntime", "ort", "TensorRT",
+        here=_nowhere, needs="an engine that is built from it", reference="runtimes.ort",
+    ),
     "engine": Backend(
         "engine", ".engine", "runtimes.trt", "tensorrt-rtx-cu13", "tensorrt", "TensorRT",
         here=_with_tensorrt_and_gpu, needs="an NVIDIA GPU, its driver and a TensorRT package",
@@ -90,9 +99,10 @@ def backend_of(path: Path) -> Backend:
     Raises:
         BadFileError: no backend runs files of this suffix.
     """
-    for backend in BACKENDS.values():
-        if backend.suffix == path.suffix.lower():
-            return backend
+    name = path.name.lower()
+    found = [b for b in BACKENDS.values() if name.endswith(b.suffix) and name != b.suffix]
+    if found:
+        return max(found, key=lambda backend: len(backend.suffix))
     known = ", ".join(backend.suffix for backend in BACKENDS.values())
     raise BadFileError(f"{path} is of no format that can be run here; these are: {known}")
 

