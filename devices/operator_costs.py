@@ -2,21 +2,22 @@
 
 Products count two operations for each multiply-accumulate: matrix products, convolutions and
 attention. Everything else counts by its bytes alone. What only depends on shapes, and a view that
-renames a tensor, costs nothing.
+renames a tensor, costs nothing; a bias that is added to a product is a part of it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from export.lower.probe import Trial, shapes_at
 
-# The same elements in the same order under another shape.
-_RENAMES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+# The same elements in the same order under another shape, or a part of them: who reads the result
+# reads the tensor itself.
+_RENAMES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Split")
 # Of a stored tensor these are views as well: it is read through them by the operator behind.
 _WEIGHT_VIEWS = (*_RENAMES, "Transpose")
 # Operators that read as many elements of their first input as they write, and not all of it.
@@ -104,21 +105,27 @@ def cost_of(
         LoweringError: a shape cannot be inferred; the node is named.
     """
     reader = _Reader(model, shapes_at(model, input_shapes), float_bytes)
-    operators = []
+    operators: dict[ir.Node, OperatorCost] = {}
     for node in model.graph:
         if reader.alias(node):
             continue
-        reads = tuple(reader.access(v, node) for v in node.inputs if reader.moves(v))
+        reads = tuple(reader.access(v, node) for v in node.inputs if v and reader.moves(v))
         writes = tuple(reader.written(v) for v in node.outputs if reader.moves(v))
+        product = reader.biased(node)
+        if product in operators:
+            bias = tuple(access for access in reads if access.stored)
+            whole = operators[product]
+            operators[product] = replace(whole, reads=whole.reads + bias, writes=writes)
+            continue
         name = node.name or (node.outputs[0].name if node.outputs else "") or ""
-        operators.append(OperatorCost(name, node.op_type, _flops(node, reader), reads, writes))
+        operators[node] = OperatorCost(name, node.op_type, _flops(node, reader), reads, writes)
     unknown = dict.fromkeys(
         node.op_type
         for node in model.graph
         if node.domain != _STANDARD_DOMAIN or node.op_type in _WITHOUT_RULE
     )
     outputs = frozenset(reader.root(value) for value in model.graph.outputs)
-    return GraphCost(tuple(operators), outputs, tuple(unknown))
+    return GraphCost(tuple(operators.values()), outputs, tuple(unknown))
 
 
 class _Reader:
@@ -141,37 +148,57 @@ class _Reader:
         if source is None or node.op_type not in _WEIGHT_VIEWS:
             return False
         if node.op_type in _RENAMES or self.root(source) in self._stored:
-            self._root_by_name[node.outputs[0].name or ""] = self.root(source)
+            root = self.root(source)
+            self._root_by_name.update((output.name or "", root) for output in node.outputs)
             return True
         return False
 
+    def biased(self, node: ir.Node) -> ir.Node | None:
+        """Give the product that a node adds a stored bias to, if nobody else reads it."""
+        if node.op_type != "Add" or len(node.inputs) != 2:
+            return None
+        for value, bias in (node.inputs, reversed(node.inputs)):
+            product = value.producer() if value is not None else None
+            if value is None or bias is None or product is None or product.op_type not in _FLOPS:
+                continue
+            alone = len(value.uses()) == 1 and not value.is_graph_output()
+            if alone and self.root(bias) in self._stored:
+                return product
+        return None
+
     def root(self, value: ir.Value) -> str:
+        """Name the tensor behind a value's views."""
         name = value.name or ""
         return self._root_by_name.get(name, name)
 
-    def moves(self, value: ir.Value | None) -> bool:
+    def moves(self, value: ir.Value) -> bool:
         """Whether a value is moved at all: not an absent one, and no small vector of sizes."""
-        if value is None or value.name not in self._trial.shapes:
+        if value.name not in self._trial.shapes:
             return False
         return value.name not in self._trial.known or self.root(value) in self._stored
 
     def access(self, value: ir.Value, node: ir.Node) -> Access:
-        root = self.root(value)
-        size, whole = self.bytes_of(value), True
+        """Say what a node reads of a value."""
+        root, size = self.root(value), self.bytes_of(value)
         if node.op_type in _PICKS and value is node.inputs[0]:
-            picked = self.bytes_of(node.outputs[0])
-            size, whole = min(size, picked), size <= picked
-        return Access(root, size, root in self._stored, whole)
+            size = min(size, self.bytes_of(node.outputs[0]))
+        return Access(root, size, root in self._stored, size == self._bytes_by_name(root))
 
     def written(self, value: ir.Value) -> Access:
+        """Say what a node writes."""
         return Access(self.root(value), self.bytes_of(value))
 
     def bytes_of(self, value: ir.Value) -> int:
-        dtype = self._trial.dtypes[value.name or ""]
+        """Count the bytes of a value, floats in the width that was asked for."""
+        return self._bytes_by_name(value.name or "")
+
+    def _bytes_by_name(self, name: str) -> int:
+        dtype = self._trial.dtypes[name]
         size = self._float_bytes if dtype.kind == "f" else dtype.itemsize
-        return math.prod(self.shape(value)) * size
+        return math.prod(self._trial.shapes[name]) * size
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...]:
+        """Give a value's shape; it is one that the operator must have."""
         assert value is not None
         return self._trial.shapes[value.name or ""]
 
