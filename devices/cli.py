@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from devices.compare_cli import compare
 from devices.report.units import format_bytes, format_ratio
 from export.errors import MissingExtraError, UnknownNameError, UserError, WeightspaceError
 
@@ -122,6 +123,7 @@ def export(
 
 
 app.command("export")(export)
+app.command("compare")(compare)
 
 
 @app.command()
