@@ -162,8 +162,8 @@ def shown(pair: Pair, value: float | None) -> str:
 
 
 def format_change(change: float) -> str:
-    """Write a change as percent with its sign: ``+3.2 %``."""
-    return f"{100 * change:+.1f} %"
+    """Write a change as percent with its sign: ``+3.2 %``; ``=`` where there is none."""
+    return f"{100 * change:+.1f} %" if change else "="
 
 
 def format_limit(limit: float) -> str:
@@ -176,10 +176,10 @@ def _judged(pair: Pair, limit: float | None, gated: Collection[Group]) -> Row:
     if pair.shown:
         return Row(pair, "shown", pair.shown)
     if pair.new is None:
-        reason = pair.lost or "missing in NEW"
+        reason = pair.lost or "NEW lacks it"
         return Row(pair, "missing" if pair.group in gated else "shown", reason)
     if pair.old is None:
-        return Row(pair, "new", "not in OLD")
+        return Row(pair, "new", "new")
     if pair.group not in gated:
         return Row(pair, "shown")
     if limit is None or not _is_worse(pair, pair.old, pair.new, limit):

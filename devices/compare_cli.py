@@ -6,14 +6,15 @@ import json
 import math
 import sys
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from devices.plain import plain
 from export.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from devices.compare_pairs import Group
 
 _STYLES = {"over": "red", "missing": "red", "noise": "yellow", "shown": "dim", "new": "green"}
-_WORDS = {"over": "over the limit", "missing": "missing", "shown": "not gated", "new": "new"}
+_WORDS = {"over": "over the limit", "missing": "missing"}
 
 
 def compare(
@@ -59,6 +60,7 @@ def compare(
 
       weightspace compare old/report.json new/report.json --fail-above 2% --only size
     """
+    from devices.cli import out
     from devices.compare import GATED, enforce, load_report
     from devices.compare import compare as compare_reports
 
@@ -70,43 +72,38 @@ def compare(
     if as_json:
         sys.stdout.write(json.dumps(_as_dict(found, old, new), indent=1, allow_nan=False) + "\n")
     else:
-        print_comparison(found, Console())
+        print_comparison(found, out)
     enforce(found, named)
 
 
 def print_comparison(found: Comparison, console: Console) -> None:
-    """Show all figures in one table, the files first, then device by device."""
+    """Show all figures, those of the files first, then device by device."""
     from devices.compare import format_change, format_limit, shown
 
     limit = "" if found.limit is None else f", limit {format_limit(found.limit)}"
-    table = Table(
-        "figure", "artifact", "device", "old", "new", "change", "",
-        title=f"{_plain(found.model)}{limit}", title_justify="left", box=None,
-    )  # fmt: skip
-    device = ""
-    for row in found.rows:
-        pair = row.pair
-        if pair.device != device:
-            table.add_row()
-            device = pair.device
-        cells = (
-            pair.figure, pair.variant, pair.device or "file", shown(pair, pair.old),
-            shown(pair, pair.new), "" if row.change is None else format_change(row.change),
-            _verdict(row),
-        )  # fmt: skip
-        table.add_row(*map(_plain, cells), style=_STYLES.get(row.verdict, ""))
-    console.print(table)
+    console.print(plain(f"{found.model}{limit}"), style="bold")
+    for device, rows in groupby(found.rows, key=lambda row: row.pair.device):
+        table = Table("artifact", "figure", "old", "new", "change", "", box=None)
+        variant = ""
+        for row in rows:
+            pair = row.pair
+            name = pair.variant if pair.variant != variant else ""  # once, where it begins
+            variant = pair.variant
+            change = "" if row.change is None else format_change(row.change)
+            values = (shown(pair, pair.old), shown(pair, pair.new))
+            cells = (name, pair.figure, *values, change, _verdict(row, found.limit))
+            table.add_row(*map(plain, cells), style=_STYLES.get(row.verdict, ""))
+        console.print()
+        console.print(plain(device or "in the files"), soft_wrap=True)
+        console.print(table)
     for warning in found.warnings:
-        console.print(_plain(warning), style="yellow", soft_wrap=True)
+        console.print(plain(warning), style="yellow", soft_wrap=True)
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: Row, limit: float | None) -> str:
+    if row.verdict == "shown":
+        return row.reason or ("not gated" if limit is not None else "")
     return ": ".join(filter(None, [_WORDS.get(row.verdict, ""), row.reason]))
-
-
-def _plain(text: str) -> Text:
-    """Show a name from a file as it is: no markup, and nothing that steers a terminal."""
-    return Text("".join(letter if letter.isprintable() else "?" for letter in text))
 
 
 def _as_dict(found: Comparison, old: Path, new: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Unit = Literal["bytes", "ms", "ratio", "error", "share"]
 # What the memory of a process differs by from one start to the next: 150 KiB over six starts each
 # of the small models of the zoo.
 MEMORY_NOISE_BYTES = 256 * 1024
-REFERENCE = "the naive export is only the reference"
+REFERENCE = "reference"
 OTHER_MACHINE = "another machine"
 _MEMORY_FIGURES = {"resident weights": "weights_resident_bytes", "peak memory": "peak_rss_bytes"}
 # Of one machine these must be the same in both reports, or its times mean something else.
@@ -165,7 +165,7 @@ def _parity_pairs(
         return
     known = variant.precision in LIMITS
     yield Pair(
-        "parity", "largest error / scale", variant.id, device, "error",
+        "parity", "error / scale", variant.id, device, "error",
         old.max_rel if old else None, new.max_rel if new else None,
         ceiling=limit_of(variant.format, variant.precision) if known else -math.inf,
     )  # fmt: skip
