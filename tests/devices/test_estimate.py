@@ -76,7 +76,7 @@ def test_a_peak_that_nobody_measured_is_not_counted_on_whole():
 def test_a_tied_weight_is_read_twice_unless_it_is_stored_once_and_fits_the_cache():
     ours, naive = graph_of(TIED, w=(64, 32)), graph_of(NAIVE, w=(64, 32), v=(32, 64))
     variants = [variant(name) for name in ("naive", "latency-first", "memory-first")]
-    weight, peak = 4 * 64 * 32, figure(8e15)  # so that only the traffic counts
+    weight, peak = 4 * 64 * 32, figure(8e18)  # so that only the traffic counts
     small = times(machine(peak_flops_fp32_per_s=peak), variants, ours, naive)
     assert len({tuple(each.items()) for each in small.values()}) == 1
     fits_one = machine(l2_bytes=figure(weight + 1024), peak_flops_fp32_per_s=peak)
@@ -92,7 +92,7 @@ def test_a_tied_weight_is_read_twice_unless_it_is_stored_once_and_fits_the_cache
 def test_the_last_cache_is_the_third_where_there_is_one():
     weight = 4 * 64 * 32
     caches = {"l2_bytes": figure(1), "l3_bytes": figure(weight + 1024)}
-    target = machine(**caches, peak_flops_fp32_per_s=figure(8e15))
+    target = machine(**caches, peak_flops_fp32_per_s=figure(8e18))
     found = times(target, [variant()], graph_of(TIED, w=(64, 32)))
     assert found["onnx memory-first"][1] == pytest.approx(1000 * 4 * 64 / 1e9)
 
