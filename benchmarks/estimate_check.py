@@ -1,8 +1,9 @@
 """How far estimates are from this machine: its own figures, measured first, put into a target.
 
-Bandwidth and peak rate are measured on one thread, made into a target, and models are estimated
-for it and timed in ONNX Runtime, in the same run. Printed is the estimate over the measured median:
-below 1 the machine is slower than estimated. ``make bench`` runs it; ``--quick`` is shorter.
+Bandwidth and peak rate are measured on one thread and made into a target, before and after each
+model, since a shared machine's speed drifts. The model is timed in ONNX Runtime between them and
+estimated for their mean. Printed is the estimate over the measured median: below 1 the machine is
+slower than estimated. ``make bench`` runs it; ``--quick`` is shorter.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
@@ -47,8 +49,13 @@ QUICK = Budget(warmup_runs=5, warmup_s=0.2, runs=20, seconds=1.0)
 FULL = Budget(warmup_runs=10, warmup_s=0.5, runs=50, seconds=3.0)
 
 
-def this_machine() -> Target:
-    """Make a target of figures that are measured here, on one thread."""
+def rates() -> tuple[float, float]:
+    """Measure what one thread reads from memory and computes, in bytes and FLOPs per second."""
+    return _read_bytes_per_s(), _flops_per_s()
+
+
+def target_of(bandwidth: float, peak: float) -> Target:
+    """Make a target of rates that were measured here."""
 
     def figure(value: float) -> Figure:
         return Figure(value, "benchmarks/estimate_check.py", "measured")
@@ -58,11 +65,10 @@ def this_machine() -> Target:
         find_target("local"),
         name="measured-here",
         read_at_run_time=False,
-        cpu_cores=figure(1),  # the rates below are those of one core
-        l2_bytes=None,
+        cpu_cores=figure(1),  # the rates are those of one core
         l3_bytes=figure(cache) if cache else None,
-        memory_bandwidth_bytes_per_s=figure(_read_bytes_per_s()),
-        peak_flops_fp32_per_s=figure(_flops_per_s()),
+        memory_bandwidth_bytes_per_s=figure(bandwidth),
+        peak_flops_fp32_per_s=figure(peak),
     )
 
 
@@ -80,7 +86,7 @@ def _flops_per_s() -> float:
 def dispatch_us() -> float:
     """Time what ONNX Runtime takes to start an operator that does next to nothing."""
     names = [f"v{i}" for i in range(TINY_OPERATORS + 1)]
-    steps = " ".join(f"{b} = Abs({a})" for a, b in zip(names, names[1:], strict=False))
+    steps = " ".join(f"{b} = Abs({a})" for a, b in pairwise(names))
     text = f"g (float[4] v0) => (float[4] v{TINY_OPERATORS}) {{ {steps} }}"
     return 1e6 * _session_s(text, 51) / TINY_OPERATORS
 
@@ -136,7 +142,7 @@ def cases() -> list[tuple[str, nn.Module, Tensor, dict[int, str], tuple[int, ...
 
 def check(
     name: str, module: nn.Module, example: Tensor, axes: dict[int, str], sizes: tuple[int, ...],
-    target: Target, budget: Budget, table: Table,
+    budget: Budget, table: Table,
 ) -> list[float]:  # fmt: skip
     """Estimate and time one model; gives the ratios and adds a row for each size."""
     draw_vectors(module)
@@ -157,11 +163,15 @@ def check(
         specs = specs_of(canonical.graph.inputs)
         axis = axis_of(specs)[0]
         naive = load_model(folder / "naive.onnx")
-        run = estimate(target, variants, canonical, naive, axis=axis, sizes=sizes)
+        before = rates()
         timed = time_side_by_side(
             candidates, specs, axis=axis, sizes=sizes, threads=1, budget=budget,
             on_step=lambda _: None,
         )  # fmt: skip
+        bandwidth, peak = (statistics.mean(pair) for pair in zip(before, rates(), strict=True))
+        target = target_of(bandwidth, peak)
+        run = estimate(target, variants, canonical, naive, axis=axis, sizes=sizes)
+    speed = f"{bandwidth / 1e9:.1f} GB/s, {peak / 1e9:.0f} GFLOPS"
     found = []
     for size in sizes:
         cells = []
@@ -170,7 +180,7 @@ def check(
             ratio = run.of(variant).estimate_ms_by_size[size] / measured
             found.append(ratio)
             cells.append(f"{ratio:.2f} of {measured:.2f} ms")
-        table.add_row(name, f"{axis} {size}", *cells)
+        table.add_row(name, f"{axis} {size}", *cells, speed)
     return found
 
 
@@ -183,19 +193,12 @@ def main() -> None:
     logging.disable(logging.WARNING)
     console = Console()
     ratios: list[float] = []
-    table = Table("model", "size", "naive", "latency-first", "memory-first", box=None)
-    before = this_machine()
+    table = Table("model", "size", "naive", "latency-first", "memory-first", "machine", box=None)
     for case in cases():
         with console.status(case[0]):
-            ratios += check(*case, target=before, budget=budget, table=table)
-    after = this_machine()
+            ratios += check(*case, budget=budget, table=table)
     console.print(f"{cpu_name()}, one thread; estimate over the measured median")
     console.print(table)
-    for target, when in ((before, "before"), (after, "after")):
-        bandwidth, peak = target.memory_bandwidth_bytes_per_s, target.peak_flops_fp32_per_s
-        assert bandwidth is not None
-        assert peak is not None
-        console.print(f"{when}: {bandwidth.value / 1e9:.1f} GB/s, {peak.value / 1e9:.0f} GFLOPS")
     console.print(
         f"starting an operator takes {dispatch_us():.1f} us, which is not in the estimate"
     )

@@ -181,7 +181,7 @@ def estimate(
         threads=threads,
         environment=None,
         results=results,
-        notes=(_METHOD, *notes, *_notes_on(estimated), *costs.notes()),
+        notes=(_METHOD, *notes, *_notes_on(estimated), *costs.notes(), *target.notes),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
