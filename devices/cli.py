@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from devices.compare_cli import compare
 from devices.device import Device
 from devices.devices_cli import app as devices_app
+from devices.plain import plain
 from devices.report.units import format_bytes, format_ratio
 from export.errors import MissingExtraError, UnknownNameError, UserError, WeightspaceError
 
@@ -162,6 +163,7 @@ def export(
 
 
 app.command("export")(export)
+app.command("compare")(compare)
 
 
 @app.command()
@@ -454,11 +456,6 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
 
 
-def _plain(text: str) -> Text:
-    """Show a name from a file as it is: no markup, and nothing that steers a terminal."""
-    return Text("".join(letter if letter.isprintable() else "?" for letter in text))
-
-
 def _print_operators(path: str, found: Any) -> None:
     """Show operators by type, the slowest first."""
     if not found:
@@ -482,11 +479,11 @@ def _print_audit(found: Any, file: Path) -> None:
     for tensor in tensors:
         uses = ", ".join(f"{use.op} ({use.view})" for use in tensor.uses) or "-"
         shape = " x ".join(map(str, tensor.shape)) or "scalar"
-        table.add_row(_plain(tensor.name), shape, f"{tensor.bytes:,}", _plain(uses))
+        table.add_row(plain(tensor.name), shape, f"{tensor.bytes:,}", plain(uses))
     out.print(table)
     for duplicate in found.duplicates:
         words = f"stored twice: {duplicate.name} is {duplicate.of} ({duplicate.view}), "
-        out.print(_plain(words + f"{duplicate.bytes:,} bytes"), style="red", highlight=False)
+        out.print(plain(words + f"{duplicate.bytes:,} bytes"), style="red", highlight=False)
     out.print(
         f"{file}: {len(found.stored)} stored tensors, {format_bytes(found.weight_bytes)}; "
         f"{len(found.ties)} ties; {format_ratio(found.ratio)} of the unique bytes",

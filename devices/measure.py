@@ -58,10 +58,7 @@ def make_feeds(
     generator = np.random.default_rng(seed)
     feeds: dict[str, NDArray[np.generic]] = {}
     for spec in specs:
-        shape = [
-            dim if isinstance(dim, int) else _size_of(dim, place, axis, size)
-            for place, dim in enumerate(spec.shape)
-        ]
+        shape = shape_at(spec, axis, size)
         if spec.dtype.startswith("float"):
             feeds[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
         elif spec.dtype.startswith(("int", "uint", "bool")):
@@ -69,6 +66,14 @@ def make_feeds(
         else:
             raise MeasureError(f"input {spec.name!r} has type {spec.dtype}, which cannot be drawn")
     return feeds
+
+
+def shape_at(spec: TensorSpec, axis: str, size: int) -> tuple[int, ...]:
+    """Give an input's shape at one size of the swept axis; see ``make_feeds``."""
+    return tuple(
+        dim if isinstance(dim, int) else _size_of(dim, place, axis, size)
+        for place, dim in enumerate(spec.shape)
+    )
 
 
 def _size_of(name: str, place: int, axis: str, size: int) -> int:

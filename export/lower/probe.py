@@ -55,10 +55,24 @@ class Probed:
 
 
 @dataclass(slots=True)
-class _Trial:
+class Trial:
+    """What is known of each value, by name, for one set of input shapes."""
+
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, np.dtype[Any]]
     known: dict[str, NDArray[np.generic]]
+
+
+def shapes_at(model: ir.Model, input_shapes: Mapping[str, tuple[int, ...]]) -> Trial:
+    """Infer the shape of every value for one set of input shapes.
+
+    Args:
+        input_shapes: of every input that has to be fed, by name.
+
+    Raises:
+        LoweringError: a shape cannot be inferred; the node is named.
+    """
+    return _run(model, input_shapes)
 
 
 def probe(model: ir.Model) -> Probed:
@@ -69,12 +83,15 @@ def probe(model: ir.Model) -> Probed:
     """
     symbols = _symbols(model.graph)
     if not symbols:
-        return _merge([_run(model, {})])
+        return _merge([_run(model, _input_shapes(model.graph, {}))])
     failure: LoweringError | None = None
-    empty: list[_Trial] = []
+    empty: list[Trial] = []
     for first in _FIRST_SIZES:
         try:
-            trials = [_run(model, sizes) for sizes in _assignments(symbols, first)]
+            trials = [
+                _run(model, _input_shapes(model.graph, sizes))
+                for sizes in _assignments(symbols, first)
+            ]
             found = _merge(trials)
         except LoweringError as error:
             failure = failure or error
@@ -83,7 +100,8 @@ def probe(model: ir.Model) -> Probed:
             empty = empty or trials
             continue  # the runtime plans for the sizes in the file, and cannot for nothing at all
         try:
-            return _merge([*trials, _run(model, _far(symbols, first))])
+            far = _input_shapes(model.graph, _far(symbols, first))
+            return _merge([*trials, _run(model, far)])
         except LoweringError:  # a model of positions up to some number takes no more
             return found
     if empty:
@@ -110,7 +128,7 @@ def _primes(start: int) -> Iterator[int]:
             yield number
 
 
-def _has_empty(trial: _Trial, graph: ir.Graph) -> bool:
+def _has_empty(trial: Trial, graph: ir.Graph) -> bool:
     """Whether an operator computes something without elements."""
     names = [_name(output) for node in graph for output in node.outputs]
     return any(0 in trial.shapes.get(name, ()) for name in names if name not in trial.known)
@@ -131,7 +149,19 @@ def _symbol(value: ir.Value, axis: int, size: ir.SymbolicDim) -> str:
     return size.value or f"{value.name}:{axis}"
 
 
-def _merge(trials: list[_Trial]) -> Probed:
+def _input_shapes(graph: ir.Graph, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Put a size in the place of each symbol."""
+    return {
+        value.name or "": tuple(
+            size if isinstance(size, int) else sizes[_symbol(value, axis, size)]
+            for axis, size in enumerate(value.shape)
+        )
+        for value in graph.inputs
+        if not value.is_initializer() and value.shape is not None
+    }
+
+
+def _merge(trials: list[Trial]) -> Probed:
     shapes: dict[str, Shape] = {}
     first = trials[0]
     for name, shape in first.shapes.items():
@@ -147,18 +177,14 @@ def _merge(trials: list[_Trial]) -> Probed:
     return Probed(shapes, first.dtypes, known)
 
 
-def _run(model: ir.Model, sizes: Mapping[str, int]) -> _Trial:
-    trial = _Trial({}, {}, {})
+def _run(model: ir.Model, input_shapes: Mapping[str, tuple[int, ...]]) -> Trial:
+    trial = Trial({}, {}, {})
     for value in model.graph.inputs:
         if value.is_initializer():
             continue
         if value.shape is None or value.dtype is None:
             raise LoweringError(f"input {value.name!r} has no shape; export it with one")
-        shape = tuple(
-            size if isinstance(size, int) else sizes[_symbol(value, axis, size)]
-            for axis, size in enumerate(value.shape)
-        )
-        _note(trial, value, shape, value.dtype.numpy())
+        _note(trial, value, input_shapes[value.name or ""], value.dtype.numpy())
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is None:
@@ -171,12 +197,12 @@ def _run(model: ir.Model, sizes: Mapping[str, int]) -> _Trial:
     return trial
 
 
-def _note(trial: _Trial, value: ir.Value, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _note(trial: Trial, value: ir.Value, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     trial.shapes[value.name or ""] = shape
     trial.dtypes[value.name or ""] = np.dtype(dtype)
 
 
-def _infer(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
+def _infer(trial: Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
     problem = misfit(node, trial.shapes, trial.known)
     if problem is not None:
         raise LoweringError(f"node {node.name!r} ({node.op_type}) {problem}")
@@ -193,7 +219,7 @@ def _infer(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
         trial.known[output.name or ""] = array
 
 
-def _infer_shapes(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
+def _infer_shapes(trial: Trial, node: ir.Node, opsets: Mapping[str, int]) -> None:
     if node.op_type in _SAME_SHAPE and node.domain == "":
         first = _name(node.inputs[0])
         _note(trial, node.outputs[0], trial.shapes[first], trial.dtypes[first])
@@ -225,7 +251,7 @@ def _infer_shapes(trial: _Trial, node: ir.Node, opsets: Mapping[str, int]) -> No
         _note(trial, output, *_shape_of(proto, node))
 
 
-def _type_proto(trial: _Trial, value: ir.Value) -> onnx.TypeProto:
+def _type_proto(trial: Trial, value: ir.Value) -> onnx.TypeProto:
     name = value.name or ""
     element = onnx.helper.np_dtype_to_tensor_dtype(trial.dtypes[name])
     return onnx.helper.make_tensor_type_proto(element, trial.shapes[name])
@@ -236,7 +262,7 @@ def _shape_of(proto: onnx.TypeProto, node: ir.Node) -> tuple[tuple[int, ...], np
     if not tensor.HasField("shape") or not all(d.HasField("dim_value") for d in tensor.shape.dim):
         raise LoweringError(
             f"the shape of the result of node {node.name!r} ({node.op_type}) depends on values "
-            "that are only known when the model runs; TFLite needs it before"
+            "that are only known when the model runs; it is needed before"
         )
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     shape = tuple(int(d.dim_value) for d in tensor.shape.dim)
@@ -249,7 +275,7 @@ def _shape_of(proto: onnx.TypeProto, node: ir.Node) -> tuple[tuple[int, ...], np
 
 
 def _compute(
-    trial: _Trial, node: ir.Node, opsets: Mapping[str, int]
+    trial: Trial, node: ir.Node, opsets: Mapping[str, int]
 ) -> list[NDArray[np.generic]] | None:
     """Compute a node whose inputs are all known and small, or that reads a shape alone."""
     if node.op_type == "Shape":
