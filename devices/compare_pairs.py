@@ -78,10 +78,12 @@ def pairs_of(old: Report, new: Report) -> Iterator[Pair]:
 def within_spread(old: Latency, new: Latency) -> bool:
     """Whether one of two medians lies within the other's 10th to 90th percentile.
 
-    Then the runs differ by no more than they vary themselves.
+    Then the runs differ by no more than they vary themselves. A run of which no 90th percentile is
+    known is taken not to vary.
     """
     low = float(np.percentile(new.samples, 10)) if new.samples else new.min
-    return new.p50 <= old.p90 or low <= old.p50
+    high = old.p50 if old.p90 is None else old.p90
+    return new.p50 <= high or low <= old.p50
 
 
 def _file_pairs(old: Report, new: Report) -> Iterator[Pair]:

@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from devices.artifacts import NAIVE_PATHS, Made, Work, make_artifacts
+from devices.estimate import estimate
 from devices.golden import read_golden
 from devices.known import LOCAL as HERE
 from devices.measure import Candidate, axis_of, measure, operators_of
@@ -20,14 +21,14 @@ from devices.on_device import run_on
 from devices.options import NAIVE, Options
 from devices.report.html_form import write_html
 from devices.report.json_form import read_json, write_json
-from devices.report.record import Report, Run
+from devices.report.record import Report, Run, Variant
 from devices.report.runs import LOCAL
 from devices.results import notes_on, profile_entries, variant_of, waterfall, with_run
 from devices.source import Source, resolve
 from devices.steps import Step
 from devices.target import Target, require_format
 from export.bundle import new_bundle
-from export.errors import BadFileError, DeviceError, WeightspaceError
+from export.errors import BadFileError, DeviceError, UserError, WeightspaceError
 from export.manifest import (
     MANIFEST,
     artifacts_of,
@@ -36,6 +37,7 @@ from export.manifest import (
     sha256_of,
     write_manifest,
 )
+from export.onnx_io import load_model
 from export.passes import run_pipeline
 from export.records import Artifact, TieMap
 from runtimes import BACKENDS, backend_of
@@ -154,6 +156,7 @@ def make_report(work: Work, made: Sequence[Made], left_out: Sequence[str], tell:
         for one in made
     )
     run = measure_here(candidates, artifacts, axis, sizes, work.options, tell)
+    estimated, refused = _estimate(work, variants, axis, sizes, tell)
     return Report(
         model=work.source.name,
         source=work.source.origin,
@@ -163,10 +166,31 @@ def make_report(work: Work, made: Sequence[Made], left_out: Sequence[str], tell:
         axis=axis,
         variants=variants,
         waterfall=waterfall(work.ties.unique_bytes, work.source.checkpoint_bytes, variants, run),
-        runs=(run,) if run else (),
-        notes=(*left_out, *notes_on(work.source.origin, artifacts)),
+        runs=tuple(each for each in (run, estimated) if each is not None),
+        notes=(*left_out, *notes_on(work.source.origin, artifacts), *refused),
         created=_now(),
     )
+
+
+def _estimate(
+    work: Work, variants: Sequence[Variant], axis: str, sizes: Sequence[int], tell: Step
+) -> tuple[Run | None, list[str]]:
+    """Estimate latency on the target; gives why not where a figure of it is not known."""
+    if not work.options.profile or work.target.read_at_run_time:
+        return None, []
+    tell(f"estimating latency on {work.target.title}")
+    # A device runs the engine that it builds itself, not one that was built here.
+    timed = [variant for variant in variants if variant.format != "engine"]
+    naive = load_model(work.naive)
+    try:
+        run = estimate(
+            work.target, timed, work.canonical, naive,
+            axis=axis, sizes=sizes, threads=work.options.threads,
+        )  # fmt: skip
+    except UserError as error:
+        words = str(error)
+        return None, [f"{words[0].upper()}{words[1:]}."]
+    return run, []
 
 
 def measure_here(

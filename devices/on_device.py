@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from devices.answer import EngineRun
 from devices.benchmark_model import measure_with_binary
 from devices.device import Device
 from devices.golden import Golden
 from devices.measure import Candidate
 from devices.options import NAIVE, Options
-from devices.remote import ParityInputs, Task, measure_on
-from devices.report.record import Run, Variant
+from devices.recipes import read_engine, recipe_folder, usual_size
+from devices.remote import TENSORRT, ParityInputs, Task, measure_on
+from devices.report.record import Result, Run, Variant
 from devices.transports import Transport, open_transport
 from export.errors import DeviceError, UserError
 from export.parity import limit_of
@@ -21,7 +25,7 @@ from runtimes import BACKENDS
 # What is behind an address of each scheme can run; a phone without Python runs TFLite alone.
 _FORMATS: dict[str, tuple[str, ...]] = {
     "local": ("onnx", "tflite"),
-    "ssh": ("onnx", "tflite"),
+    "ssh": ("onnx", "tflite", TENSORRT),
     "adb": ("onnx", "tflite"),
     "mac": ("mlpackage",),
 }
@@ -97,14 +101,31 @@ def _measure(
             axis=axis, sizes=sizes, threads=options.threads, budget=options.budget, on_step=tell,
         )  # fmt: skip
     by_id = {variant.id: variant for variant in variants}
-    tasks = {
-        each: Task(candidate, by_id[each].format, _parity(by_id[each], golden, specs[1]))
-        for each, candidate in candidates.items()
-    }
-    return measure_on(
-        transport, tasks, specs[0],
-        axis=axis, sizes=sizes, threads=options.threads, budget=options.budget, on_step=tell,
-    )  # fmt: skip
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="weightspace-") as scratch:
+        tasks = {}
+        for place, (each, candidate) in enumerate(candidates.items()):
+            variant = by_id[each]
+            if variant.format == TENSORRT:
+                size = usual_size(candidate.path, specs[0], axis, sizes)
+                folder = recipe_folder(Path(scratch) / str(place), candidate.path)
+                tasks[each] = _engine_task(folder, variant, size, transport.device.name, notes)
+            else:
+                parity = _parity(variant, golden, specs[1])
+                tasks[each] = Task(candidate, variant.format, parity)
+        run = measure_on(
+            transport, tasks, specs[0],
+            axis=axis, sizes=sizes, threads=options.threads, budget=options.budget, on_step=tell,
+        )  # fmt: skip
+    return replace(run, notes=(*run.notes, *dict.fromkeys(notes)))
+
+
+def _engine_task(folder: Path, variant: Variant, size: int, device: str, notes: list[str]) -> Task:
+    def read(run: EngineRun) -> Result:
+        unique_bytes = round(variant.weight_bytes / variant.ratio)
+        return read_engine(run, device, variant.id, size, unique_bytes, notes)
+
+    return Task(Candidate(folder), TENSORRT, read_engine=read)
 
 
 def _parity(

@@ -122,7 +122,7 @@ def _card(
     if not lines:
         return None
     lead = lines[0][0]
-    good = units.keeps_rule(lead.ratio) if make is _stored else None
+    good = lead.keeps_rule if make is _stored else None
     return Card(title, lines[0][1], tuple(line for _, line in lines[1:]), good)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from export.audit import LIMIT
+from export.lower.tensorrt.build import LIMIT as ENGINE_LIMIT
 from export.records import Parity, TieMap
 from runtimes.records import Environment, Latency, Memory
 
@@ -40,6 +42,16 @@ class Variant:
     parity: Parity | None = None
     accuracy: float | None = None
     qualifier: str = ""
+
+    @property
+    def limit(self) -> float:
+        """What the ratio may be at most; an engine pads each of its tensors."""
+        return ENGINE_LIMIT if self.format == "engine" else LIMIT
+
+    @property
+    def keeps_rule(self) -> bool:
+        """Whether every shared weight is stored once."""
+        return self.ratio <= self.limit
 
     @property
     def id(self) -> str:

@@ -22,9 +22,7 @@ from devices.report.units import (
     format_estimate,
     format_ms,
     format_ratio,
-    format_rule,
     format_share,
-    keeps_rule,
 )
 from devices.report.view import size_label
 from export.records import Parity
@@ -109,7 +107,9 @@ def _marked(run: Run, rows: list[Row]) -> list[Row]:
 
 
 def _rule(variant: Variant) -> Text:
-    return Text(format_rule(variant.ratio), style="green" if keeps_rule(variant.ratio) else "red")
+    kept = variant.keeps_rule
+    words = f"{format_ratio(variant.ratio)} {'ok' if kept else 'over'}"
+    return Text(words, style="green" if kept else "red")
 
 
 def _resident(report: Report, run: Run, variant: Variant) -> Text:

@@ -29,9 +29,10 @@ from devices.report.runs import (
     ordered_runs,
     swept_sizes,
 )
-from devices.report.units import RULE_LIMIT, format_ratio
+from devices.report.units import format_ratio
 from devices.report.view import (
     NAIVE,
+    format_title,
     formats,
     group_of,
     group_title,
@@ -223,10 +224,23 @@ def _print_below(report: Report, console: Console) -> None:
         console.print(_line(words))
 
 
+def _limits(report: Report) -> str:
+    """Name the limit of the ratio: an engine has one of its own."""
+    by_limit: dict[float, list[str]] = {}
+    for variant in report.variants:
+        title = format_title(variant.format)
+        if title not in by_limit.setdefault(variant.limit, []):
+            by_limit[variant.limit].append(title)
+    if len(by_limit) == 1:
+        return format_ratio(next(iter(by_limit)))
+    parts = [f"{format_ratio(limit)} ({', '.join(names)})" for limit, names in by_limit.items()]
+    return " or ".join(parts)
+
+
 def _legend(report: Report) -> str:
     """Explain the words and the marks of the table."""
     words = (
-        f"1 MB is 10^6 bytes. ok: at most {format_ratio(RULE_LIMIT)} of the unique parameters is "
+        f"1 MB is 10^6 bytes. ok: at most {_limits(report)} of the unique parameters is "
         "stored; over: more. Beside resident weights: times the unique parameters. "
         f"Beside p50: times naive{' of the same format' if len(formats(report)) > 1 else ''}."
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 MISSING = "-"  # in a cell whose figure was not measured
-RULE_LIMIT = 1.01  # the 1.00 rule: stored weight bytes over unique parameter bytes
 
 
 def format_bytes(count: float | None) -> str:
@@ -30,16 +29,6 @@ def format_estimate(value_ms: float | None) -> str:
 def format_ratio(value: float | None) -> str:
     """Write a ratio with two decimals: ``1.00x``."""
     return MISSING if value is None else f"{value:.2f}x"
-
-
-def format_rule(ratio: float) -> str:
-    """Write a ratio to the unique parameters, and whether it keeps the 1.00 rule, in words."""
-    return f"{format_ratio(ratio)} {'ok' if keeps_rule(ratio) else 'over'}"
-
-
-def keeps_rule(ratio: float) -> bool:
-    """Whether a ratio to the unique parameters keeps the 1.00 rule."""
-    return ratio <= RULE_LIMIT
 
 
 def format_error(value: float | None) -> str:

@@ -10,7 +10,8 @@ from runtimes.records import Latency
 
 NAIVE = "naive"
 _TITLE_BY_FORMAT = {
-    "onnx": "ONNX", "tflite": "TFLite", "tensorrt": "TensorRT", "mlpackage": "Core ML",
+    "onnx": "ONNX", "tflite": "TFLite", "mlpackage": "Core ML",
+    "tensorrt": "TensorRT graph", "engine": "TensorRT engine",
 }  # fmt: skip
 
 

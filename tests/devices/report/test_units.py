@@ -5,10 +5,7 @@ from devices.report.units import (
     format_digits,
     format_error,
     format_ms,
-    format_ratio,
-    format_rule,
     format_share,
-    keeps_rule,
 )
 
 
@@ -39,15 +36,6 @@ def test_ms(value, text):
 )
 def test_digits(value, text):
     assert format_digits(value) == text
-
-
-def test_ratios():
-    assert format_ratio(1.00421) == "1.00x"
-    assert format_ratio(None) == "-"
-    assert format_rule(1.0042) == "1.00x ok"
-    assert format_rule(1.9817) == "1.98x over"
-    assert keeps_rule(1.01)
-    assert not keeps_rule(1.0101)
 
 
 @pytest.mark.parametrize(
