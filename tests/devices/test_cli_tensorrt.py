@@ -16,10 +16,10 @@ def test_a_jetson_gets_a_graph_a_recipe_and_an_engine_that_says_what_it_is(cli, 
     axis = ("--axis", "batch:1,2,8")
     done = cli(*JETSON, "--out", out, "--keep-naive", "--tf32", "--precision", "float32", *axis)
     assert done.code == 0, done.err
-    assert {path.name for path in out.iterdir()} == {
-        "model.tensorrt.onnx", "recipe.json", "build_engine.py",
-        "model.rtx.engine", "manifest.json", "report.json", "report.html", "naive",
-    }  # fmt: skip
+    names = {path.name for path in out.iterdir()}
+    assert {"model.tensorrt.onnx", "recipe.json", "build_engine.py", "model.rtx.engine"} <= names
+    assert not {"model.tensorrt.onnx.data", "model.engine", "model.timings"} & names
+    assert (out / "naive" / "recipe.json").is_file()
     recipe = json.loads((out / "recipe.json").read_text())
     assert recipe["profiles"] == {
         "image": {"min": [1, 1, 28, 28], "opt": [2, 1, 28, 28], "max": [8, 1, 28, 28]}
