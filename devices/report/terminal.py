@@ -21,6 +21,7 @@ from devices.report.rows import (
     stacked_latency,
 )
 from devices.report.runs import (
+    ESTIMATED,
     INVALID_MARK,
     first_measured,
     heading,
@@ -214,6 +215,9 @@ def _print_below(report: Report, console: Console) -> None:
         console.print(_line(measured_words(report, each), "" if own else "yellow"))
         for words in warning_words(report, each) if each else ():
             console.print(_line(words, "yellow"))
+            if each is not None and each.kind == ESTIMATED:
+                console.print(_line("All its assumptions and sources stand in the report."))
+                break
     for variant in ordered_variants(report):
         name, options = label(report, variant), option_words(variant.session_options)
         console.print(_line(f"{name}: {variant.form}; {variant.runtime} with {options}."))

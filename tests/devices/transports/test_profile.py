@@ -17,6 +17,7 @@ from devices.report.json_form import read_json
 from devices.target import find_target
 from export.errors import DeviceError, UserError
 from runtimes.bench import BRIEF
+from tests.devices.jetson.standin import TRTEXEC
 
 BRIEFLY = Options(settings=("latency-first",), sizes=(1,), budget=BRIEF)
 
@@ -91,3 +92,37 @@ def test_an_unknown_host_is_one_line_with_its_remedy(cli, bundle, ssh_home, ssh_
     (line,) = done.error_lines
     assert "host key" in line
     assert read_json(bundle / "report.json").runs == ()
+
+
+@pytest.fixture(scope="module")
+def jetson_bundle(tmp_path_factory):
+    out = tmp_path_factory.mktemp("profile") / "jetson"
+    options = replace(BRIEFLY, profile=False, keep_naive=True)
+    deploy("vit-pe-fmnist", find_target("jetson"), out, options)
+    return out
+
+
+@pytest.mark.parametrize(("version", "tells_weights"), [("10.3.0", False), ("11.0.0", True)])
+def test_a_jetson_builds_its_own_engine_and_its_trtexec_is_read(
+    jetson_bundle, tmp_path, pi, version, tells_weights
+):
+    program = tmp_path / "trtexec"
+    program.write_text(f'#!/bin/sh\nRECORDED_TRTEXEC_VERSION={version} exec "{TRTEXEC}" "$@"\n')
+    program.chmod(0o755)
+    jetson = replace(pi, name="stand-in", trtexec=str(program))
+    done = profile(jetson_bundle, replace(BRIEFLY, devices=(jetson,)))
+    (run,) = [run for run in done.report.runs if run.device == "stand-in"]
+    assert sorted(run.results) == ["tensorrt latency-first", "tensorrt naive"]
+    for result in run.results.values():
+        assert not result.failure
+        # What was recorded with trtexec: nothing was measured here.
+        assert result.latency_ms_by_size[1].min == 0.263008
+    assert any("by its builder's count" in note for note in run.notes) is tells_weights
+
+
+def test_a_jetson_without_trtexec_says_where_it_is_to_be_had(jetson_bundle, pi):
+    jetson = replace(pi, name="bare", trtexec="no-such-trtexec")
+    done = profile(jetson_bundle, replace(BRIEFLY, devices=(jetson,)))
+    (run,) = [run for run in done.report.runs if run.device == "bare"]
+    for result in run.results.values():
+        assert "install TensorRT on the device" in result.failure
