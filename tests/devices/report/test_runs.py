@@ -1,7 +1,10 @@
 import dataclasses
 
 import pytest
+from rich.console import Console
 
+from devices.report.csv_form import write_csv
+from devices.report.html_form import write_html
 from devices.report.record import Result
 from devices.report.runs import (
     device_words,
@@ -14,6 +17,7 @@ from devices.report.runs import (
     resident_ratio,
     swept_sizes,
 )
+from devices.report.terminal import print_report
 from tests.devices.report.reports import make_run, with_result
 
 
@@ -103,3 +107,23 @@ def test_two_runs_on_one_device_are_refused_but_for_its_estimate(report, several
         dataclasses.replace(report, runs=report.runs * 2)
     estimate = dataclasses.replace(several.runs[1], device="local")
     assert len(dataclasses.replace(report, runs=(*report.runs, estimate)).runs) == 2
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        lambda old: Result(failure="no runtime reads it"),
+        lambda old: dataclasses.replace(old, memory=None, load_ms=None),
+    ],
+    ids=["nothing was measured", "only latency was measured"],
+)
+def test_every_form_shows_a_second_device_that_tells_less(several, result, tmp_path, capsys):
+    first, second, *others = several.runs
+    less = {name: result(old) for name, old in second.results.items()}
+    runs = (first, dataclasses.replace(second, results=less), *others)
+    report = dataclasses.replace(several, runs=runs)
+    write_html(report, tmp_path / "report.html")
+    write_csv(report, tmp_path / "report.csv")
+    print_report(report, Console(width=100))
+    for text in ((tmp_path / "report.html").read_text(), capsys.readouterr().out):
+        assert device_words(report.runs[1]) in text
