@@ -20,6 +20,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/onnx_ties.py
 	$(BIN)/python benchmarks/tflite_ties.py
 	$(BIN)/python benchmarks/coreml_ties.py
+	$(BIN)/python benchmarks/estimate_check.py
 	$(BIN)/python benchmarks/agent_overhead.py
 	$(BIN)/python benchmarks/tensorrt_ties.py
 

@@ -21,7 +21,7 @@ from devices.options import NAIVE
 from devices.report.record import Result, Run, Variant
 from devices.report.units import format_bytes, format_digits
 from devices.target import Figure, Runtime, Target
-from export.errors import LoweringError, UserError
+from export.errors import UserError, WeightspaceError
 from export.lower import LATENCY_FIRST
 from export.onnx_io import specs_of
 from export.passes import run_passes
@@ -92,7 +92,9 @@ def roofline_of(target: Target, format_name: str, precision: str, threads: int) 
     """
     runtime = target.runtime
     own = PROCESSOR_BY_RUNTIME[runtime] if runtime else None
-    processor = PROCESSOR_BY_FORMAT[format_name]
+    processor = PROCESSOR_BY_FORMAT.get(format_name)
+    if processor is None or precision not in _PEAK:
+        raise UserError(f"no latency is estimated for {format_name} in {precision}: no rule for it")
     if own not in (None, processor):
         raise UserError(
             f"no latency is estimated for {format_name} on target {target.name!r}: the figures "
@@ -155,7 +157,7 @@ def estimate(
     costs = _Costs(ours, naive, axis)
     results: dict[str, Result] = {}
     notes: dict[str, None] = {}
-    refusal: UserError | LoweringError | None = None
+    refusal: WeightspaceError | None = None
     for variant in variants:
         precision = arithmetic_of(variant)
         try:
@@ -165,7 +167,7 @@ def estimate(
             for size in sizes:
                 graph = costs.of(variant.name == NAIVE, size, precision)
                 by_size[size] = roofline.time_ms(graph, copy_per_use=per_use)
-        except (UserError, LoweringError) as error:
+        except WeightspaceError as error:
             refusal = refusal or error
             results[variant.id] = Result(failure=str(error))
             continue

@@ -145,6 +145,18 @@ def test_a_format_of_another_processor_fails_and_the_others_are_estimated():
     assert run.results["tensorrt memory-first"].estimate_ms_by_size
 
 
+@pytest.mark.parametrize(("format", "precision"), [("engine", "float32"), ("onnx", "int8")])
+def test_what_there_is_no_rule_for_is_refused_by_name(format, precision):  # noqa: A002
+    with pytest.raises(UserError, match=f"for {format} in {precision}"):
+        times(machine(), [variant(format=format, precision=precision)], graph_of(ONE, w=(64, 32)))
+
+
+def test_a_graph_whose_shapes_are_not_known_before_it_runs_is_refused_by_its_node():
+    model = graph_of("g (float[3] x) => (y) { y = NonZero(x) }")
+    with pytest.raises(UserError, match="NonZero"):
+        times(machine(), [variant()], model)
+
+
 def test_a_naive_export_that_is_not_at_hand_fails_alone():
     variants = [variant("naive"), variant()]
     run = estimate(machine(), variants, graph_of(ONE, w=(64, 32)), None, axis="batch", sizes=(1,))
