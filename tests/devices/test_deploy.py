@@ -201,7 +201,7 @@ def test_the_manifest_of_a_bundle_holds_what_the_contract_says(bundle):
         runtime = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}[artifact["format"]]
         assert {"torch", "onnx", "onnxsim", runtime} <= set(artifact["producer"])
     kinds = {(entry["kind"], entry["device"]) for entry in manifest["profile"]}
-    assert kinds == {("measured", "local")}
+    assert kinds == {("measured", "local"), ("estimated", "raspberry-pi-5")}
     assert {entry["artifact"] for entry in manifest["profile"]} == {
         "naive/model.onnx", "model.latency-first.onnx", "model.memory-first.onnx",
         "naive/model.tflite", "model.latency-first.tflite", "model.memory-first.tflite",
@@ -219,8 +219,12 @@ def test_another_architecture_gets_the_safe_form_and_says_so(bundle):
 
 def test_the_reports_are_there_and_name_what_was_not_measured(bundle):
     report = read_json(bundle / "report.json")
-    (run,) = report.runs
+    run, estimated = report.runs
     assert (run.device, run.kind) == ("local", "measured")
+    assert (estimated.device, estimated.kind) == ("raspberry-pi-5", "estimated")
+    assert set(estimated.results) == set(run.results)
+    for result in estimated.results.values():
+        assert set(result.estimate_ms_by_size) == {1, 4, 16}
     assert report.target == "raspberry-pi-5"
     assert set(run.results) == {variant.id for variant in report.variants}
     assert set(run.of(report.variants[0]).latency_ms_by_size) == {1, 4, 16}
@@ -236,9 +240,11 @@ def test_the_reports_are_there_and_name_what_was_not_measured(bundle):
 def test_a_bundle_can_be_profiled_again(bundle):
     before = (bundle / "model.latency-first.onnx").read_bytes()
     done = profile(bundle, replace(BRIEFLY, sizes=(2,)))
-    (run,) = done.report.runs
+    run, estimated = done.report.runs
     assert [set(run.of(v).latency_ms_by_size) for v in done.report.variants] == [{2}] * 6
-    assert {entry["batch"] for entry in done.manifest["profile"]} == {2}
+    assert estimated.kind == "estimated"  # it is of other sizes, and is left as it was
+    measured = [one for one in done.manifest["profile"] if one["kind"] == "measured"]
+    assert {entry["batch"] for entry in measured} == {2}
     assert (bundle / "model.latency-first.onnx").read_bytes() == before
     assert done.report.waterfall[1].label == "checkpoint"
 
@@ -246,14 +252,14 @@ def test_a_bundle_can_be_profiled_again(bundle):
 def test_what_other_devices_measured_survives_a_new_profile(bundle, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)
-    (local,) = read_json(copy / "report.json").runs
+    local, estimated = read_json(copy / "report.json").runs
     elsewhere = replace(local, device="pi-on-desk", measured_on="Raspberry Pi 5 Model B")
     added = add_run(copy, elsewhere)
-    assert added.report.runs == (local, elsewhere)
+    assert added.report.runs == (local, estimated, elsewhere)
     done = profile(copy, replace(BRIEFLY, sizes=(3,)))
     assert read_json(copy / "report.json") == done.report
-    here, there = done.report.runs
-    assert there == elsewhere
+    here, *others = done.report.runs
+    assert others == [estimated, elsewhere]
     assert {size for r in here.results.values() for size in r.latency_ms_by_size} == {3}
     manifest = json.loads((copy / "manifest.json").read_text())
     sizes = {(entry["device"], entry["batch"]) for entry in manifest["profile"]}
