@@ -78,16 +78,23 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An artifact and where it is; the accuracy is None without labelled samples."""
+    """An artifact and where it is.
+
+    Args:
+        accuracy: None without labelled samples.
+        qualifier: its precision where the bundle has several; empty otherwise.
+    """
 
     artifact: Artifact
     path: Path
     accuracy: float | None
+    qualifier: str = ""
 
     @property
     def id(self) -> str:
         """The name of its variant in a report."""
-        return f"{self.artifact.format} {self.artifact.setting}"
+        parts = (self.artifact.format, self.qualifier, self.artifact.setting)
+        return " ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +124,21 @@ def make_artifacts(work: Work, tell: Step) -> tuple[list[Made], list[str]]:
     left_out: dict[str, WeightspaceError] = {}
     for name in work.target.available_formats:
         try:
-            written = list(_WRITERS[name](work, precision_of(name, work), tell))
+            for precision in precisions_of(name, work):
+                part = _part_of(work, precision)
+                qualifier = precision if part is not work else ""
+                written = list(_WRITERS[name](part, precision, tell))
+                checked = _checked(
+                    part, work.folder, name, precision, written, inputs, reference, words, tell
+                )
+                made.extend(replace(one, qualifier=qualifier) for one in checked)
+                if name == "tensorrt":
+                    naive, ours = made[-2:]
+                    engines, said = make_engines(ours.artifact, ours.path, naive.path, tell)
+                    made.extend(Made(each, path, None, qualifier) for each, path in engines)
+                    notes.extend(said)
         except (LoweringError, MissingExtraError, UserError) as error:
             left_out[name] = error
-            continue
-        made.extend(_checked(work, name, written, inputs, reference, words, tell))
-        if name == "tensorrt":
-            naive, ours = made[-2:]
-            engines, said = make_engines(ours.artifact, ours.path, naive.path, tell)
-            made.extend(Made(artifact, path, None) for artifact, path in engines)
-            notes.extend(said)
     if not made:
         raise next(iter(left_out.values()))
     missing = [f"No {BACKENDS[name].suffix} file: {error}." for name, error in left_out.items()]
@@ -145,19 +157,30 @@ def _keep_golden(
     write_golden(work.folder, golden, whole=any(isinstance(size, int) for size in batches))
 
 
-def precision_of(name: str, work: Work) -> str:
-    """Give the precision of a format's weights.
+def precisions_of(name: str, work: Work) -> tuple[str, ...]:
+    """Give the precisions of a format's weights: the target's own, or those asked for.
 
     Raises:
-        UserError: the format is not written in the precision that was asked for.
+        UserError: the format is written in none of the precisions that were asked for.
     """
-    asked = work.options.precision or work.target.precision
-    if asked in PRECISIONS[name]:
-        return asked
-    if work.options.precision is None:
-        return PRECISIONS[name][0]
-    known = " and ".join(PRECISIONS[name])
+    if not work.options.precisions:
+        own = work.target.precision
+        return (own if own in PRECISIONS[name] else PRECISIONS[name][0],)
+    usable = tuple(each for each in work.options.precisions if each in PRECISIONS[name])
+    if usable:
+        return usable
+    known, asked = " and ".join(PRECISIONS[name]), " or ".join(work.options.precisions)
     raise UserError(f"{name} is written in {known}, not in {asked}")
+
+
+def _part_of(work: Work, precision: str) -> Work:
+    """Give each precision a folder of its own where there are several."""
+    if len(work.options.precisions) < 2:
+        return work
+    folders = {key: getattr(work, key) / precision for key in ("folder", "naive_folder")}
+    for folder in folders.values():
+        folder.mkdir(exist_ok=True)
+    return replace(work, **folders)
 
 
 # ---- writing ----------------------------------------------------------------------------------
@@ -245,7 +268,9 @@ _WRITERS: dict[str, Callable[[Work, str, Step], Iterator[_Written]]] = {
 
 def _checked(
     work: Work,
+    bundle: Path,
     name: str,
+    precision: str,
     written: Sequence[_Written],
     inputs: Sequence[NDArray[np.generic]],
     reference: Sequence[NDArray[np.generic]],
@@ -258,7 +283,6 @@ def _checked(
         TieLostError: an artifact of ours stores more than 1.01 of the unique bytes.
         ParityError: an artifact of ours computes something else than the reference.
     """
-    precision = precision_of(name, work)
     unique_bytes = work.ties.unique_bytes_at(precision)
     written = sorted(written, key=lambda one: one.setting != NAIVE)
     naive_bytes = audit_file(written[0].path).weight_bytes
@@ -269,7 +293,7 @@ def _checked(
             enforce(audit, work.ties, unique_bytes)
         files = files_of(one.path)
         artifact = Artifact(
-            path=one.path.name if one.setting != NAIVE else NAIVE_PATHS[name],
+            path=_path_in(bundle, one.path, name),
             format=name,
             setting=one.setting,
             precision=precision,
@@ -291,6 +315,11 @@ def _checked(
         if one.setting != NAIVE:
             enforce_parity(parity, limit_of(name, precision))
         yield Made(replace(artifact, parity=parity), one.path, accuracy)
+
+
+def _path_in(bundle: Path, path: Path, name: str) -> str:
+    """Name a file in the bundle; a naive export that is thrown away has a name all the same."""
+    return path.relative_to(bundle).as_posix() if path.is_relative_to(bundle) else NAIVE_PATHS[name]
 
 
 def check(

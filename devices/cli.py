@@ -79,7 +79,10 @@ def export(
     ] = "both",
     precision: Annotated[
         str | None,
-        typer.Option(help="float32 or float16: how weights are stored. Default: the target's."),
+        typer.Option(
+            help="float32, float16 or float32,float16: how weights are stored. Default: the "
+            "target's own."
+        ),
     ] = None,
     threads: ThreadsOption = 1,
     sizes: SizesOption = None,
@@ -131,7 +134,7 @@ def export(
 
     options = Options(
         settings=_settings(setting),
-        precision=_precision(precision),
+        precisions=_precisions(precision),
         threads=threads,
         sizes=_sizes(sizes),
         budget=FULL if full else QUICK,
@@ -153,7 +156,7 @@ def export(
     manifests = []
     for each in targets:
         place = base if len(targets) == 1 else base / each.name
-        with _progress() as tell:
+        with _progress("interrupted; nothing was written") as tell:
             done = deploy(model, each, place, options, tell)
         manifests.append(done.manifest)
         if not as_json:
@@ -200,7 +203,7 @@ def profile(
         budget=FULL if full else QUICK,
         devices=_devices(device),
     )
-    with _progress() as tell:
+    with _progress("interrupted; what was measured to its end is kept") as tell:
         done = profile_bundle(folder, options, tell)
         timed = operators_by_artifact(folder, threads, tell) if operators else {}
     if as_json:
@@ -374,14 +377,14 @@ def _run(command: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def _progress(interrupted: str) -> Iterator[Callable[[str], None]]:
     """Show what happens: a spinner on a terminal, a line for each step elsewhere."""
 
     def line(words: str) -> None:
         if not words.endswith("%"):
             err.print(words, highlight=False, soft_wrap=True)
 
-    with _interruptible("interrupted; nothing was written"):
+    with _interruptible(interrupted):
         if err.is_terminal:
             with err.status("starting") as status:
                 yield status.update
@@ -416,13 +419,15 @@ def _devices(names: list[str] | None) -> tuple[Device, ...]:
     return tuple(dict.fromkeys(find_device(name) for name in names or ()))
 
 
-def _precision(name: str | None) -> str | None:
+def _precisions(text: str | None) -> tuple[str, ...]:
     from devices.artifacts import PRECISIONS
 
     known = sorted({precision for each in PRECISIONS.values() for precision in each})
-    if name is not None and name not in known:
-        raise UnknownNameError.near("precision", name, known, "weightspace export --help")
-    return name
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(","))) if text else ()
+    for name in names:
+        if name not in known:
+            raise UnknownNameError.near("precision", name, known, "weightspace export --help")
+    return names
 
 
 def _sizes(text: str | None) -> tuple[int, ...] | None:

@@ -19,6 +19,7 @@ from devices.known import LOCAL as HERE
 from devices.measure import Candidate, axis_of, measure, operators_of
 from devices.on_device import run_on
 from devices.options import NAIVE, Options
+from devices.report.csv_form import write_csv
 from devices.report.html_form import write_html
 from devices.report.json_form import read_json, write_json
 from devices.report.record import Report, Run, Variant
@@ -44,7 +45,7 @@ from runtimes import BACKENDS, backend_of
 from runtimes.environment import cpu_name, read_environment, swapped_bytes
 from runtimes.records import OperatorTime
 
-REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+REPORT_JSON, REPORT_HTML, REPORT_CSV = "report.json", "report.html", "report.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +151,15 @@ def make_report(work: Work, made: Sequence[Made], left_out: Sequence[str], tell:
     candidates = {one.id: Candidate(one.path, one.artifact.session_options) for one in made}
     sizes = work.options.sizes or sizes
     variants = tuple(
-        variant_of(
-            one.artifact, one.accuracy, one.path, work.folder, BACKENDS[one.artifact.format].runtime
+        replace(
+            variant_of(
+                one.artifact,
+                one.accuracy,
+                one.path,
+                work.folder,
+                BACKENDS[one.artifact.format].runtime,
+            ),
+            qualifier=one.qualifier,
         )
         for one in made
     )
@@ -236,9 +244,14 @@ def _now() -> str:
 
 
 def write_reports(report: Report, folder: Path) -> None:
-    """Write report.json and report.html into a bundle."""
-    write_json(report, folder / REPORT_JSON)
-    write_html(report, folder / REPORT_HTML)
+    """Write a bundle's reports; each is replaced when the new one is whole."""
+    with tempfile.TemporaryDirectory(prefix=".report.", dir=folder) as scratch:
+        written = Path(scratch)
+        write_json(report, written / REPORT_JSON)
+        write_html(report, written / REPORT_HTML)
+        write_csv(report, written / REPORT_CSV)
+        for name in (REPORT_JSON, REPORT_HTML, REPORT_CSV):
+            (written / name).replace(folder / name)
 
 
 def profile(folder: Path, options: Options, on_step: Step | None = None) -> Deployed:
@@ -262,7 +275,7 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     artifacts = artifacts_of(manifest, folder / MANIFEST)
     _check_files(artifacts, folder)
     sizes = options.sizes or axis_of(artifacts[0].inputs)[1]
-    candidates = bundle_candidates(folder, report, artifacts)
+    candidates = bundle_candidates(folder, report)
     specs = (artifacts[0].inputs, artifacts[0].outputs)
     done = Deployed(folder, report, manifest)
     for device in options.devices or (HERE,):
@@ -278,21 +291,13 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     return done
 
 
-def bundle_candidates(
-    folder: Path, report: Report, artifacts: Sequence[Artifact]
-) -> dict[str, Candidate]:
+def bundle_candidates(folder: Path, report: Report) -> dict[str, Candidate]:
     """Find what of a bundle can be measured, by ``Variant.id``: naive exports as well."""
-    id_by_path = {variant.path: variant.id for variant in report.variants}
-    candidates: dict[str, Candidate] = {}
-    for artifact in artifacts:
-        naive = NAIVE_PATHS[artifact.format]
-        if naive in id_by_path and (folder / naive).is_file():
-            candidates.setdefault(id_by_path[naive], Candidate(folder / naive))
-        if artifact.path in id_by_path:
-            candidates[id_by_path[artifact.path]] = Candidate(
-                folder / artifact.path, artifact.session_options
-            )
-    return candidates
+    return {
+        variant.id: Candidate(folder / variant.path, variant.session_options)
+        for variant in report.variants
+        if variant.path is not None and (folder / variant.path).exists()
+    }
 
 
 def add_run(folder: Path, run: Run) -> Deployed:

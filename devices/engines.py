@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from devices.options import NAIVE
 from devices.steps import Step
@@ -50,7 +50,7 @@ def make_engines(
         naive = built.get(NAIVE)
         made = replace(
             ours,
-            path=engine.path.name if setting != NAIVE else f"naive/{engine.path.name}",
+            path=_beside(ours, engine.path.name, setting),
             format=FORMAT,
             setting=setting,
             bytes=engine.bytes,
@@ -63,6 +63,11 @@ def make_engines(
         )
         artifacts.append((made, engine.path))
     return artifacts, [*notes, *_notes(built.get(ours.setting), ours)]
+
+
+def _beside(ours: Artifact, name: str, setting: str) -> str:
+    folder = PurePosixPath(ours.path).parent
+    return (folder / "naive" / name if setting == NAIVE else folder / name).as_posix()
 
 
 def _notes(engine: BuiltEngine | None, ours: Artifact) -> list[str]:

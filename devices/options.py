@@ -20,7 +20,7 @@ class Options:
 
     Args:
         settings: which artifacts to make.
-        precision: of the stored weights; None for the target's own.
+        precisions: of the stored weights, one or several; none for the target's own.
         sizes: sizes of the swept axis; None for a choice by the model.
         profile: False leaves the measurements out.
         keep_naive: keep the naive exports in the bundle, so that they can be profiled later.
@@ -30,7 +30,7 @@ class Options:
     """
 
     settings: tuple[str, ...] = SETTINGS
-    precision: str | None = None
+    precisions: tuple[str, ...] = ()
     threads: int = 1
     sizes: tuple[int, ...] | None = None
     budget: Budget = QUICK

@@ -95,7 +95,9 @@ def _artifact(entry: Mapping[str, Any]) -> Artifact:
 
 def write_manifest(manifest: Mapping[str, Any], folder: Path) -> None:
     """Write the manifest into a bundle."""
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+    part = folder / f"{MANIFEST}.part"
+    part.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+    part.replace(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

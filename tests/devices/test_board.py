@@ -49,7 +49,7 @@ def bundle(tmp_path_factory):
     options = Options(settings=("latency-first",), profile=False)
     deploy(MODEL, find_target("raspberry-pi"), out, options)
     artifacts = artifacts_of(read_manifest(out), out)
-    return artifacts, bundle_candidates(out, read_json(out / "report.json"), artifacts)
+    return artifacts, bundle_candidates(out, read_json(out / "report.json"))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from devices.deploy import add_run, capture_canonical, deploy, operators_by_artifact, profile
+from devices.golden import read_golden
 from devices.options import Options
 from devices.report.json_form import read_json
 from devices.source import resolve
@@ -75,7 +77,7 @@ def test_a_trained_model_arrives_at_one_copy_and_agrees_with_torch(name, tmp_pat
 
 @pytest.mark.parametrize(("name", "precision"), BY_PRECISION)
 def test_a_trained_model_arrives_on_android_at_one_copy(name, precision, tmp_path):
-    options = replace(QUIET, precision=precision)
+    options = replace(QUIET, precisions=(precision,))
     done = deploy(name, find_target("android"), tmp_path / "out", options)
     tied = bool(done.report.ties.ties)
     naive, *ours = done.report.variants
@@ -100,7 +102,7 @@ def test_a_trained_model_arrives_on_android_at_one_copy(name, precision, tmp_pat
 @pytest.mark.parametrize(("name", "precision"), BY_PRECISION)
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML itself is measured here")
 def test_a_trained_model_arrives_on_an_iphone_at_one_copy(name, precision, tmp_path):
-    options = replace(BRIEFLY, precision=precision)
+    options = replace(BRIEFLY, precisions=(precision,))
     done = deploy(name, find_target("iphone"), tmp_path / "out", options)
     tied = bool(done.report.ties.ties)
     naive, variant = done.report.variants
@@ -344,3 +346,50 @@ def test_an_exported_program_and_a_checkpoint_give_the_same_as_the_zoo(tmp_path)
         assert done.report.ties.unique_parameters == 304_202
         assert done.report.variants[1].ratio <= LIMIT
         assert done.report.variants[1].parity.max_rel <= 1e-4
+
+
+def test_several_precisions_stand_side_by_side_in_folders_of_their_own(tmp_path):
+    options = Options(
+        settings=("latency-first",), precisions=("float32", "float16"), sizes=(1,), budget=BRIEF,
+        keep_naive=True,
+    )  # fmt: skip
+    out = tmp_path / "out"
+    done = deploy("vit-pe-fmnist", find_target("android"), out, options)
+    assert [variant.id for variant in done.report.variants] == [
+        "tflite float32 naive", "tflite float32 latency-first",
+        "tflite float16 naive", "tflite float16 latency-first",
+    ]  # fmt: skip
+    single, half = (entry["path"] for entry in done.manifest["artifacts"])
+    assert (single, half) == (
+        "float32/model.latency-first.tflite", "float16/model.latency-first.tflite",
+    )  # fmt: skip
+    assert (out / half).stat().st_size < 0.6 * (out / single).stat().st_size
+    assert all(
+        variant.ratio <= LIMIT for variant in done.report.variants if variant.name != "naive"
+    )
+    again = profile(out, options)
+    assert set(again.report.runs[0].results) == {variant.id for variant in done.report.variants}
+
+
+def test_golden_vectors_travel_with_the_bundle(bundle, tmp_path):
+    golden = read_golden(bundle)
+    session = open_artifact(bundle / "model.latency-first.tflite")
+    (name,) = [spec.name for spec in session.inputs]
+    (found,) = session.run({name: golden.inputs[0]}).values()
+    np.testing.assert_allclose(found, golden.outputs[0], atol=1e-4)
+    assert golden.pixels[0].max() > 200  # an image's own values, for artifacts that take those
+    assert 16 <= len(golden.inputs[0]) <= 64
+    assert read_golden(tmp_path) is None
+    (tmp_path / "golden.npz").write_bytes((bundle / "golden.npz").read_bytes()[:1000])
+    with pytest.raises(BadFileError, match=r"golden\.npz is damaged"):
+        read_golden(tmp_path)
+
+
+def test_the_csv_has_a_row_for_each_variant_size_and_device(bundle):
+    done = profile(bundle, BRIEFLY)
+    with (bundle / "report.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    measured = [row for row in rows if row["kind"] == "measured"]
+    sizes = done.report.runs[0].results[done.report.variants[0].id].latency_ms_by_size
+    assert len(measured) == len(done.report.variants) * len(sizes)
+    assert {row["device"] for row in measured} == {"local"}
