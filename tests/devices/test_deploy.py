@@ -364,9 +364,7 @@ def test_several_precisions_stand_side_by_side_in_folders_of_their_own(tmp_path)
         "float32/model.latency-first.tflite", "float16/model.latency-first.tflite",
     )  # fmt: skip
     assert (out / half).stat().st_size < 0.6 * (out / single).stat().st_size
-    assert all(
-        variant.ratio <= LIMIT for variant in done.report.variants if variant.name != "naive"
-    )
+    assert all(v.keeps_rule for v in done.report.variants if v.name != "naive")
     again = profile(out, options)
     assert set(again.report.runs[0].results) == {variant.id for variant in done.report.variants}
 
