@@ -17,7 +17,7 @@ from devices.estimate import estimate
 from devices.golden import read_golden
 from devices.known import LOCAL as HERE
 from devices.measure import Candidate, axis_of, measure, operators_of
-from devices.on_device import run_on
+from devices.on_device import Plan, run_on
 from devices.options import NAIVE, Options
 from devices.report.csv_form import write_csv
 from devices.report.html_form import write_html
@@ -110,22 +110,38 @@ def _on_devices(
     """Measure on each device in turn; gives what failed as well, so that no figure is lost."""
     failures = []
     candidates = {one.id: Candidate(one.path, one.artifact.session_options) for one in made}
-    artifact = made[0].artifact
+    plan = _plan(report, made[0].artifact, candidates, work.folder, work.options)
     for device in work.options.devices:
         if device.scheme == LOCAL:  # this machine was measured before
             continue
         try:
-            run = run_on(
-                device, candidates, report.variants, (artifact.inputs, artifact.outputs),
-                read_golden(work.folder), axis=report.axis,
-                sizes=work.options.sizes or axis_of(artifact.inputs)[1],
-                options=work.options, on_step=tell,
-            )  # fmt: skip
+            run = run_on(device, plan, tell)
         except WeightspaceError as error:
             failures.append(str(error))
         else:
             report = with_run(report, run)
     return report, failures
+
+
+def _plan(
+    report: Report,
+    artifact: Artifact,
+    candidates: Mapping[str, Candidate],
+    folder: Path,
+    options: Options,
+) -> Plan:
+    """Say what to measure on devices: any artifact tells the inputs and outputs of all."""
+    return Plan(
+        candidates=candidates,
+        variants=report.variants,
+        inputs=artifact.inputs,
+        outputs=artifact.outputs,
+        golden=read_golden(folder),
+        axis=report.axis,
+        sizes=options.sizes or axis_of(artifact.inputs)[1],
+        threads=options.threads,
+        budget=options.budget,
+    )
 
 
 def capture_canonical(source: Source, tell: Step) -> tuple[TieMap, ir.Model]:
@@ -274,18 +290,14 @@ def profile(folder: Path, options: Options, on_step: Step | None = None) -> Depl
     report = read_json(folder / REPORT_JSON)
     artifacts = artifacts_of(manifest, folder / MANIFEST)
     _check_files(artifacts, folder)
-    sizes = options.sizes or axis_of(artifacts[0].inputs)[1]
     candidates = bundle_candidates(folder, report)
-    specs = (artifacts[0].inputs, artifacts[0].outputs)
+    plan = _plan(report, artifacts[0], candidates, folder, options)
     done = Deployed(folder, report, manifest)
     for device in options.devices or (HERE,):
         if device.scheme == LOCAL:
-            run = measure_here(candidates, artifacts, report.axis, sizes, options, tell)
+            run = measure_here(candidates, artifacts, plan.axis, plan.sizes, options, tell)
         else:
-            run = run_on(
-                device, candidates, report.variants, specs, read_golden(folder),
-                axis=report.axis, sizes=sizes, options=options, on_step=tell,
-            )  # fmt: skip
+            run = run_on(device, plan, tell)
         if run is not None:
             done = add_run(folder, run)
     return done

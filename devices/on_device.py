@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devices.answer import EngineRun
@@ -12,15 +12,17 @@ from devices.benchmark_model import measure_with_binary
 from devices.device import Device
 from devices.golden import Golden
 from devices.measure import Candidate
-from devices.options import NAIVE, Options
+from devices.options import NAIVE
 from devices.recipes import read_engine, recipe_folder, usual_size
 from devices.remote import TENSORRT, ParityInputs, Task, measure_on
 from devices.report.record import Result, Run, Variant
+from devices.steps import Step
 from devices.transports import Transport, open_transport
 from export.errors import DeviceError, UserError
 from export.parity import limit_of
 from export.records import TensorSpec
 from runtimes import BACKENDS
+from runtimes.bench import Budget
 
 # What is behind an address of each scheme can run; a phone without Python runs TFLite alone.
 _FORMATS: dict[str, tuple[str, ...]] = {
@@ -32,36 +34,43 @@ _FORMATS: dict[str, tuple[str, ...]] = {
 _PHONE_FORMATS = ("tflite",)
 
 
-def run_on(
-    device: Device,
-    candidates: Mapping[str, Candidate],
-    variants: Sequence[Variant],
-    specs: tuple[Sequence[TensorSpec], Sequence[TensorSpec]],
-    golden: Golden | None,
-    *,
-    axis: str,
-    sizes: Sequence[int],
-    options: Options,
-    on_step: Callable[[str], None],
-) -> Run:
-    """Send what a device can run to it, measure it there, compare its outputs, and clean up.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be measured on any device.
 
     Args:
-        candidates: by ``Variant.id``; those of a format that the device does not run are left out.
-        specs: the inputs and the outputs of all artifacts.
+        candidates: by ``Variant.id``; those of a format that a device does not run are left out.
+        inputs: of all artifacts.
+        outputs: of all artifacts.
         golden: what outputs are compared with; None leaves that out.
         axis: what the sizes are; see ``devices.measure.make_feeds``.
+    """
+
+    candidates: Mapping[str, Candidate]
+    variants: Sequence[Variant]
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    golden: Golden | None
+    axis: str
+    sizes: Sequence[int]
+    threads: int
+    budget: Budget
+
+
+def run_on(device: Device, plan: Plan, on_step: Step) -> Run:
+    """Send what a device can run to it, measure it there, compare its outputs, and clean up.
 
     Raises:
         UserError: there is nothing that the device can run.
         DeviceError: it cannot be reached, lacks something, or failed; the remedy is named.
     """
-    fitting = _fitting(device, candidates, variants)
+    plan = replace(plan, candidates=_fitting(device, plan))
     transport = open_transport(device)
     on_step(f"connecting to {device.name}")
     try:
         transport.connect()
-        run = _measure(transport, fitting, variants, specs, golden, axis, sizes, options, on_step)
+        measure = _by_binary if device.benchmark_binary else _by_agent
+        run = measure(transport, plan, on_step)
     except BaseException:
         _close(transport)
         raise
@@ -69,53 +78,47 @@ def run_on(
     return replace(run, notes=(*run.notes, left)) if left else run
 
 
-def _fitting(
-    device: Device, candidates: Mapping[str, Candidate], variants: Sequence[Variant]
-) -> dict[str, Candidate]:
+def _fitting(device: Device, plan: Plan) -> dict[str, Candidate]:
     formats = _PHONE_FORMATS if device.benchmark_binary else _FORMATS[device.scheme]
-    format_by_id = {variant.id: variant.format for variant in variants}
+    format_by_id = {variant.id: variant.format for variant in plan.variants}
     fitting = {
-        each: candidate for each, candidate in candidates.items() if format_by_id[each] in formats
+        each: candidate
+        for each, candidate in plan.candidates.items()
+        if format_by_id[each] in formats
     }
     if not fitting:
-        have = " and ".join(dict.fromkeys(BACKENDS[v.format].suffix for v in variants))
+        have = " and ".join(dict.fromkeys(BACKENDS[v.format].suffix for v in plan.variants))
         wanted = " or ".join(BACKENDS[name].suffix for name in formats)
         raise UserError(f"{device.name} runs {wanted} files, and the bundle holds {have}")
     return fitting
 
 
-def _measure(
-    transport: Transport,
-    candidates: Mapping[str, Candidate],
-    variants: Sequence[Variant],
-    specs: tuple[Sequence[TensorSpec], Sequence[TensorSpec]],
-    golden: Golden | None,
-    axis: str,
-    sizes: Sequence[int],
-    options: Options,
-    tell: Callable[[str], None],
-) -> Run:
-    if transport.device.benchmark_binary:
-        return measure_with_binary(
-            transport, {each: candidate.path for each, candidate in candidates.items()}, specs[0],
-            axis=axis, sizes=sizes, threads=options.threads, budget=options.budget, on_step=tell,
-        )  # fmt: skip
-    by_id = {variant.id: variant for variant in variants}
+def _by_binary(transport: Transport, plan: Plan, on_step: Step) -> Run:
+    paths = {each: candidate.path for each, candidate in plan.candidates.items()}
+    return measure_with_binary(
+        transport, paths, plan.inputs,
+        axis=plan.axis, sizes=plan.sizes, threads=plan.threads, budget=plan.budget, on_step=on_step,
+    )  # fmt: skip
+
+
+def _by_agent(transport: Transport, plan: Plan, on_step: Step) -> Run:
+    by_id = {variant.id: variant for variant in plan.variants}
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="weightspace-") as scratch:
         tasks = {}
-        for place, (each, candidate) in enumerate(candidates.items()):
+        for place, (each, candidate) in enumerate(plan.candidates.items()):
             variant = by_id[each]
             if variant.format == TENSORRT:
-                size = usual_size(candidate.path, specs[0], axis, sizes)
+                size = usual_size(candidate.path, plan.inputs, plan.axis, plan.sizes)
                 folder = recipe_folder(Path(scratch) / str(place), candidate.path)
                 tasks[each] = _engine_task(folder, variant, size, transport.device.name, notes)
             else:
-                parity = _parity(variant, golden, specs[1])
+                parity = _parity(variant, plan.golden, plan.outputs)
                 tasks[each] = Task(candidate, variant.format, parity)
         run = measure_on(
-            transport, tasks, specs[0],
-            axis=axis, sizes=sizes, threads=options.threads, budget=options.budget, on_step=tell,
+            transport, tasks, plan.inputs,
+            axis=plan.axis, sizes=plan.sizes, threads=plan.threads, budget=plan.budget,
+            on_step=on_step,
         )  # fmt: skip
     return replace(run, notes=(*run.notes, *dict.fromkeys(notes)))
 
