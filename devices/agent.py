@@ -1204,6 +1204,8 @@ def main(arguments: Sequence[str]) -> int:
         say(f"--private-folder: {folder} is not a folder of the agent's own")
         return 2
     os.chdir(folder)
+    if private:  # ONNX Runtime keeps a database of some MB in the user's cache
+        os.environ["XDG_CACHE_HOME"] = os.path.join(folder, "cache")
     children = Children()
 
     def end(code: int) -> NoReturn:

@@ -166,13 +166,23 @@ def test_a_run_whose_agent_is_killed_keeps_what_was_measured(connect, tasks):
         assert "want of memory" in result.failure
 
 
+def test_the_home_folder_on_the_device_stays_as_it_was(connect, tasks, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    run(connect(), tasks)
+    assert list(home.rglob("*")) == []
+
+
 def test_a_run_that_takes_too_long_is_given_up_and_leaves_nothing_running(connect, tasks):
     budget = Budget(warmup_runs=1, warmup_s=0.0, runs=5, seconds=100.0, most_runs=10**9)
+    before = set(psutil.Process().children(recursive=True))
     running = []
 
     def on_step(words):
         if "timing" in words:
-            running.extend(psutil.Process().children(recursive=True))
+            running.extend(set(psutil.Process().children(recursive=True)) - before)
 
     with pytest.raises(DeviceError, match="did not finish within 5 s"):
         run(connect(), tasks, budget=budget, timeout_s=5.0, on_step=on_step)
