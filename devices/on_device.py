@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devices.answer import EngineRun
-from devices.benchmark_model import measure_with_binary
+from devices.benchmark_model import binary_of, measure_with_binary
 from devices.device import Device
 from devices.golden import Golden
 from devices.measure import Candidate
@@ -26,12 +26,13 @@ from runtimes.bench import Budget
 
 # What is behind an address of each scheme can run; a phone without Python runs TFLite alone.
 _FORMATS: dict[str, tuple[str, ...]] = {
-    "local": ("onnx", "tflite"),
     "ssh": ("onnx", "tflite", TENSORRT),
     "adb": ("onnx", "tflite"),
     "mac": ("mlpackage",),
 }
 _PHONE_FORMATS = ("tflite",)
+_LOOK_S = 60.0
+_NOT_FOUND = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ def run_on(device: Device, plan: Plan, on_step: Step) -> Run:
     on_step(f"connecting to {device.name}")
     try:
         transport.connect()
+        if device.scheme == "adb" and not device.benchmark_binary:
+            _require_python(transport)
         measure = _by_binary if device.benchmark_binary else _by_agent
         run = measure(transport, plan, on_step)
     except BaseException:
@@ -91,6 +94,17 @@ def _fitting(device: Device, plan: Plan) -> dict[str, Candidate]:
         wanted = " or ".join(BACKENDS[name].suffix for name in formats)
         raise UserError(f"{device.name} runs {wanted} files, and the bundle holds {have}")
     return fitting
+
+
+def _require_python(transport: Transport) -> None:
+    """Say what a phone needs that has no Python, as none has of itself.
+
+    Raises:
+        UserError: it has no Python.
+    """
+    done = transport.run([transport.device.python, "--version"], timeout_s=_LOOK_S)
+    if done.exit_code == _NOT_FOUND:
+        binary_of(transport.device)
 
 
 def _by_binary(transport: Transport, plan: Plan, on_step: Step) -> Run:

@@ -14,11 +14,14 @@ import pytest
 from devices.benchmark_model import measure_with_binary
 from devices.deploy import bundle_candidates, deploy
 from devices.device import Device
+from devices.on_device import Plan, run_on
 from devices.options import Options
 from devices.remote import ParityInputs, Task, measure_on
 from devices.report.json_form import read_json
+from devices.report.record import Variant
 from devices.target import find_target
 from devices.transports import open_transport
+from export.errors import UserError
 from export.manifest import artifacts_of, read_manifest
 from runtimes import open_artifact
 from runtimes.bench import BRIEF
@@ -158,3 +161,22 @@ def test_a_file_that_the_tool_refuses_is_its_failure(connect, bundle, tmp_path):
         axis="batch", sizes=(1,), budget=BRIEF,
     )  # fmt: skip
     assert run.results["a"].failure.startswith("benchmark_model ended with exit code 1: ")
+
+
+def test_a_phone_without_python_names_the_tool_that_it_needs(board, adb_server, bundle):
+    artifacts, candidates = bundle
+    plan = Plan(
+        candidates=candidates,
+        variants=[
+            Variant(
+                name="latency-first", format=name.split()[0], runtime="", precision="float32",
+                path=None, file_bytes=1, weight_bytes=1, ratio=1.0, form="",
+            )
+            for name in candidates
+        ],
+        inputs=artifacts[0].inputs, outputs=artifacts[0].outputs, golden=None, axis="batch",
+        sizes=(1,), threads=1, budget=BRIEF,
+    )  # fmt: skip
+    phone = Device("phone", board.adb_address, python="no-such-python")
+    with pytest.raises(UserError, match="phone is measured by LiteRT's benchmark_model, which"):
+        run_on(phone, plan, lambda words: None)
