@@ -297,7 +297,8 @@ def targets(as_json: JsonOption = False) -> None:
         words = ", ".join(formats) or " and ".join(target.members)
         table.add_row(name, target.title, words, ", ".join(target.aliases))
     out.print(table)
-    out.print("Formats in brackets cannot be written yet.", style="dim")
+    if any(target.formats != target.available_formats for target in known.values()):
+        out.print("Formats in brackets cannot be written yet.", style="dim")
 
 
 @app.command()
