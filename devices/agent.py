@@ -1204,8 +1204,8 @@ def main(arguments: Sequence[str]) -> int:
         say(f"--private-folder: {folder} is not a folder of the agent's own")
         return 2
     os.chdir(folder)
-    if private:  # ONNX Runtime keeps a database of some MB in the user's cache
-        os.environ["XDG_CACHE_HOME"] = os.path.join(folder, "cache")
+    if private:  # ONNX Runtime leaves files in the user's cache and in the one for temporary files
+        os.environ["XDG_CACHE_HOME"] = os.environ["TMPDIR"] = folder
     children = Children()
 
     def end(code: int) -> NoReturn:

@@ -166,12 +166,16 @@ def test_a_run_whose_agent_is_killed_keeps_what_was_measured(connect, tasks):
         assert "want of memory" in result.failure
 
 
-def test_the_home_folder_on_the_device_stays_as_it_was(connect, tasks, tmp_path, monkeypatch):
+def test_home_and_temporary_folder_on_the_device_stay_as_they_were(
+    connect, tasks, tmp_path, monkeypatch
+):
     home = tmp_path / "home"
     home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    run(connect(), tasks)
+    transport = connect()
+    for name in ("HOME", "TMPDIR"):
+        monkeypatch.setenv(name, str(home))
+    run(transport, tasks)
     assert list(home.rglob("*")) == []
 
 
