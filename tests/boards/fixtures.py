@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.boards.emulator import Board, boot
-from tests.boards.image import MissingError
+from tests.boards.image import BoardError
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def board() -> Iterator[Board]:
     booted = boot()
     try:
         board = booted.__enter__()
-    except MissingError as error:
+    except BoardError as error:  # a program is missing, or this machine's limits do not let it run
         if os.environ.get("WEIGHTSPACE_BOARD") == "required":
             raise
         pytest.skip(str(error))
