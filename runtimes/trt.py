@@ -23,20 +23,17 @@ import onnx
 from numpy.typing import NDArray
 
 from export.errors import BadFileError, MeasureError, UnknownNameError
-from export.records import TensorSpec
-from export.tensorrt_api import (
-    CLASSIC,
+from export.lower.tensorrt.api import (
     PACKAGE,
-    RTX,
     RTX_MAGIC,
-    collecting_logger,
     import_tensorrt,
     installed,
     make_context,
-    network_flags,
     version_of,
 )
-from export.tensorrt_errors import explain
+from export.lower.tensorrt.build_engine import CLASSIC, RTX, make_logger, network_flags
+from export.lower.tensorrt.errors import explain
+from export.records import TensorSpec
 from runtimes.bench import QUICK, Budget, summarise, time_session
 from runtimes.cuda_driver import Gpu, has_gpu
 from runtimes.feeds import check_feeds, shape_words
@@ -254,8 +251,9 @@ def open_session(
     tensorrt = import_tensorrt(RTX if plan.startswith(RTX_MAGIC) else CLASSIC)
     gpu = Gpu()
     try:
-        messages: list[str] = []
-        runtime = tensorrt.Runtime(collecting_logger(tensorrt, messages))
+        logger = make_logger(tensorrt)
+        messages: list[str] = logger.errors
+        runtime = tensorrt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             reason = explain(messages, version=version_of(tensorrt))
@@ -287,15 +285,14 @@ def warm_up_model(folder: Path) -> Path:
         "{ y = Softmax(x) u = Transpose<perm=[1,0]>(x) v = MatMul(y, u) z = MatMul(v, x) }"
     )
     tensorrt = import_tensorrt(next(iter(installed()), RTX))
-    messages: list[str] = []
-    logger = collecting_logger(tensorrt, messages)
+    logger = make_logger(tensorrt)
     builder = tensorrt.Builder(logger)
-    network = builder.create_network(network_flags(tensorrt))
+    network = builder.create_network(network_flags(tensorrt, typed=False))
     parsed = tensorrt.OnnxParser(network, logger).parse(model.SerializeToString())
     config = builder.create_builder_config()
     plan = builder.build_serialized_network(network, config) if parsed else None
     if plan is None:
-        raise MeasureError(f"TensorRT cannot build the engine to warm up: {explain(messages)}")
+        raise MeasureError(f"TensorRT cannot build the engine to warm up: {explain(logger.errors)}")
     path = folder / f"warm-up{SUFFIX}"
     path.write_bytes(bytes(plan))
     return path

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.errors import DeviceError, MeasureError
-from export.tensorrt_errors import explain, is_out_of_memory
+from export.lower.tensorrt.errors import explain, is_out_of_memory
 from runtimes.bench import summarise
 from runtimes.records import Latency, OperatorTime
 

@@ -9,19 +9,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.boards.emulator import Board, boot
-from tests.boards.image import BoardError
+from tests.boards.image import MissingError
 
 
 @pytest.fixture(scope="session")
 def board() -> Iterator[Board]:
-    """A board that runs; where it cannot be had, tests that need it are skipped.
+    """A board that runs; tests that need it are skipped where a program for it is missing.
 
-    With ``WEIGHTSPACE_BOARD=required`` they fail instead.
+    With ``WEIGHTSPACE_BOARD=required`` they fail instead. One that does not boot always fails them.
     """
     booted = boot()
     try:
         board = booted.__enter__()
-    except BoardError as error:  # a program is missing, or this machine's limits do not let it run
+    except MissingError as error:
         if os.environ.get("WEIGHTSPACE_BOARD") == "required":
             raise
         pytest.skip(str(error))

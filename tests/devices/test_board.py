@@ -71,10 +71,11 @@ def tasks(bundle):
     return made
 
 
-@pytest.fixture
-def connect(board, adb_server, monkeypatch):
+@pytest.fixture(scope="module")
+def connect(board, adb_server):
     """Reach the board by a transport."""
-    monkeypatch.setenv("HOME", str(board.folder))  # with the keys of ssh
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HOME", str(board.folder))  # with the keys of ssh
     opened = []
 
     def connect(way, **changes):
@@ -87,20 +88,22 @@ def connect(board, adb_server, monkeypatch):
     yield connect
     for transport in opened:
         transport.close()
+    patch.undo()
 
 
 @pytest.fixture(scope="module")
-def runs():
+def runs(connect, bundle, tasks):
     """What was measured, by the way to the board."""
-    return {}
+    inputs = bundle[0][0].inputs
+    return {
+        way: measure_on(connect(way), tasks, inputs, axis="batch", sizes=(1,), budget=BRIEF)
+        for way in ("ssh", "adb")
+    }
 
 
 @pytest.mark.parametrize("way", ["ssh", "adb"])
-def test_both_formats_run_and_compute_what_they_do_here(way, connect, bundle, tasks, runs):
-    run = measure_on(
-        connect(way), tasks, bundle[0][0].inputs, axis="batch", sizes=(1,), budget=BRIEF
-    )
-    runs[way] = run
+def test_both_formats_run_and_compute_what_they_do_here(way, runs):
+    run = runs[way]
     assert sorted(run.results) == ["onnx latency-first", "tflite latency-first"]
     for name, result in run.results.items():
         assert not result.failure, f"{name}: {result.failure}"
@@ -115,8 +118,6 @@ def test_both_formats_run_and_compute_what_they_do_here(way, connect, bundle, ta
 
 
 def test_latencies_repeat_because_the_boards_clock_counts_instructions(runs):
-    if len(runs) < 2:
-        pytest.skip("needs the runs by ssh and by adb")
     one, other = runs["ssh"].results, runs["adb"].results
     for name in one:
         first, again = (found[name].latency_ms_by_size[1] for found in (one, other))

@@ -12,16 +12,15 @@ import onnx
 import pytest
 
 from export.errors import BadFileError, MeasureError, MissingExtraError, UnknownNameError
-from export.records import TensorSpec
-from export.tensorrt_api import (
+from export.lower.tensorrt.api import (
     RTX_MAGIC,
-    collecting_logger,
     import_tensorrt,
     installed,
-    network_flags,
     version_of,
 )
-from export.tensorrt_errors import explain
+from export.lower.tensorrt.build_engine import make_logger, network_flags
+from export.lower.tensorrt.errors import explain
+from export.records import TensorSpec
 from runtimes import trt
 from runtimes.bench import BRIEF
 from runtimes.cuda_driver import PROTOTYPES, Gpu, has_gpu
@@ -42,10 +41,10 @@ def tensorrt():
 
 def build(tensorrt, model, sizes=(1, 2, 8)):
     """Build an engine for a first axis of these sizes: least, best and most."""
-    messages = []
-    logger = collecting_logger(tensorrt, messages)
+    logger = make_logger(tensorrt)
+    messages = logger.errors
     builder = tensorrt.Builder(logger)
-    network = builder.create_network(network_flags(tensorrt))
+    network = builder.create_network(network_flags(tensorrt, typed=False))
     assert tensorrt.OnnxParser(network, logger).parse(model.SerializeToString()), messages
     config, profile = builder.create_builder_config(), builder.create_optimization_profile()
     rows = network.get_input(0).shape[1]
@@ -109,8 +108,9 @@ def test_a_real_engine_on_a_machine_without_a_driver_is_one_clear_line(tmp_path)
 @needs_package
 @without_gpu
 def test_what_tensorrt_says_without_a_driver_is_explained(tensorrt):
-    messages = []
-    runtime = tensorrt.Runtime(collecting_logger(tensorrt, messages))
+    logger = make_logger(tensorrt)
+    messages = logger.errors
+    runtime = tensorrt.Runtime(logger)
     assert runtime.deserialize_cuda_engine(build(tensorrt, tied_ffn(WEIGHT))) is None
     assert messages
     assert explain(messages) == (
@@ -130,8 +130,9 @@ def test_what_tensorrt_says_without_a_driver_is_explained(tensorrt):
     ],
 )
 def test_what_tensorrt_says_of_a_damaged_file_is_explained(tensorrt, damage, words):
-    messages = []
-    runtime = tensorrt.Runtime(collecting_logger(tensorrt, messages))
+    logger = make_logger(tensorrt)
+    messages = logger.errors
+    runtime = tensorrt.Runtime(logger)
     plan = damage(build(tensorrt, tied_ffn(WEIGHT)))
     assert runtime.deserialize_cuda_engine(plan) is None
     assert explain(messages).startswith(words)
@@ -144,9 +145,9 @@ def test_an_operator_that_the_parser_lacks_is_explained(tensorrt, operator):
         '<ir_version: 10, opset_import: ["" : 17]> '
         f"g (float[8] x) => (float[n] y) {{ y = {operator}(x) }}"
     )
-    messages = []
-    logger = collecting_logger(tensorrt, messages)
-    network = tensorrt.Builder(logger).create_network(network_flags(tensorrt))
+    logger = make_logger(tensorrt)
+    messages = logger.errors
+    network = tensorrt.Builder(logger).create_network(network_flags(tensorrt, typed=False))
     assert not tensorrt.OnnxParser(network, logger).parse(model.SerializeToString())
     assert explain(messages) == f"operator {operator} (node 0): not supported"
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from export.errors import DeviceError, MeasureError
-from export.tensorrt_errors import explain
+from export.lower.tensorrt.errors import explain
 from runtimes import trtexec
 from runtimes.trtexec import parse_log, parse_profile, parse_times, require_passed
 

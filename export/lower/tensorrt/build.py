@@ -7,7 +7,6 @@ process ends. The process runs the very script that goes to the device.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from export.errors import LoweringError, MissingExtraError
 from export.lower.tensorrt import build_engine
+from export.lower.tensorrt.api import EXTRA, PACKAGE, installed
 from export.lower.tensorrt.build_engine import CLASSIC, RTX
 
 LIMIT = 1.02  # of an engine's weights over unique bytes: it pads each tensor to 256 bytes
@@ -69,11 +69,12 @@ def usable_module() -> str:
     Raises:
         MissingExtraError: neither is installed.
     """
-    if importlib.util.find_spec(CLASSIC) is not None and _has_gpu():
+    found = installed()
+    if CLASSIC in found and _has_gpu():
         return CLASSIC
-    if importlib.util.find_spec(RTX) is not None:
+    if RTX in found:
         return RTX
-    raise MissingExtraError.of("tensorrt-rtx-cu13", "tensorrt")
+    raise MissingExtraError.of(PACKAGE, EXTRA)
 
 
 def suffix_of(module: str) -> str:

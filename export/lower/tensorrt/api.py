@@ -1,7 +1,8 @@
 """The TensorRT packages under one roof: classic ``tensorrt`` from 8.6 on, and ``tensorrt_rtx``.
 
 Both have one interface with differences at the edges; what is asked here is answered by what a
-package has, not by its version.
+package has, not by its version. What a device needs to build stands in ``build_engine``, which is
+sent there as it is; the rest stands here.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import importlib.util
 from typing import Any
 
 from export.errors import MissingExtraError
+from export.lower.tensorrt.build_engine import CLASSIC, RTX
 
-CLASSIC, RTX = "tensorrt", "tensorrt_rtx"
 PACKAGE = "tensorrt-rtx-cu13"
 EXTRA = "tensorrt"
 RTX_MAGIC = b"vtrt"
@@ -48,26 +49,6 @@ def version_of(tensorrt: Any) -> tuple[int, int, int] | None:
         return None
     major, minor, patch = map(int, parts)
     return major, minor, patch
-
-
-def collecting_logger(tensorrt: Any, messages: list[str]) -> Any:
-    """Make a logger of TensorRT's that keeps errors in ``messages`` and prints nothing."""
-
-    class Collector(tensorrt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            tensorrt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in {tensorrt.ILogger.INTERNAL_ERROR, tensorrt.ILogger.ERROR}:
-                messages.append(message)
-
-    return Collector()
-
-
-def network_flags(tensorrt: Any) -> int:
-    """Give the flags for ``create_network``: explicit batch, needed in 8 and gone in 11."""
-    flag = getattr(tensorrt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
-    return 0 if flag is None else 1 << int(flag)
 
 
 def make_context(tensorrt: Any, engine: Any) -> Any:
