@@ -60,9 +60,14 @@ def make_logger(trt: Any) -> Any:
             if found:
                 self.weights_bytes = int(found.group(1))
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(" ".join(message.split()))
+                self.errors.append(message)
 
     return Logger()
+
+
+def one_line_each(errors: List[str]) -> List[str]:
+    """Write each message in one line; says so where there is none."""
+    return [" ".join(error.split()) for error in errors] or ["no reason was given"]
 
 
 def is_strongly_typed(trt: Any, recipe: Dict[str, Any]) -> bool:
@@ -92,7 +97,7 @@ def parse(trt: Any, network: Any, logger: Any, path: str) -> Any:
     """
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(path):
-        reasons = [line for _, line in parser_errors(parser)] or logger.errors or ["unknown"]
+        reasons = [line for _, line in parser_errors(parser)] or one_line_each(logger.errors)
         raise BuildError("%s cannot be read: %s" % (os.path.basename(path), "; ".join(reasons)))
     return parser
 
@@ -268,7 +273,7 @@ def write_whole(path: str, content: bytes) -> None:
 
 
 def _last(logger: Any) -> str:
-    return str(logger.errors[-1]) if logger.errors else "no reason was given"
+    return one_line_each(logger.errors)[-1]
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
