@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
+from export.expressions.constants import cone, constant_nodes
+
 # What is no larger is a shape, or a number of the graph's own.
 SMALL_BYTES = 512
 # Operators that read a weight, with the places of their inputs where it stands.
@@ -40,11 +42,11 @@ def weight_expressions(
     Returns:
         Each value with the node that computes it, in the order of the graph.
     """
-    steady = _steady(graph)
+    steady = {value: node for node in constant_nodes(graph) for value in node.outputs}
     kept: set[ir.Node] = set()
     for weight in steady:
         if _is_weight(weight, steady):
-            nodes = _makers(weight, steady)
+            nodes = set(cone(weight))
             read = {value for node in nodes for value in node.inputs if value is not None}
             parts = sum(bytes_of(value) for value in read if _is_freed(value, nodes))
             views = all(node.op_type in _VIEWS for node in nodes)
@@ -63,16 +65,6 @@ def bytes_of(value: ir.Value) -> int:
     return math.ceil(math.prod(sizes) * value.dtype.itemsize)
 
 
-def _steady(graph: ir.Graph) -> dict[ir.Value, ir.Node]:
-    """What nodes compute of stored tensors alone."""
-    found: dict[ir.Value, ir.Node] = {}
-    for node in graph:
-        given = [value for value in node.inputs if value is not None]
-        if all(value in found or value.is_initializer() for value in given):
-            found.update(dict.fromkeys(node.outputs, node))
-    return found
-
-
 def _is_weight(value: ir.Value, steady: dict[ir.Value, ir.Node]) -> bool:
     return any(
         node.outputs[0] not in steady and place in _WEIGHTS.get(node.op_type, ())
@@ -83,15 +75,3 @@ def _is_weight(value: ir.Value, steady: dict[ir.Value, ir.Node]) -> bool:
 def _is_freed(value: ir.Value, nodes: set[ir.Node]) -> bool:
     """Whether a stored tensor is read by these nodes alone."""
     return value.is_initializer() and all(node in nodes for node, _ in value.uses())
-
-
-def _makers(value: ir.Value, steady: dict[ir.Value, ir.Node]) -> set[ir.Node]:
-    """Every node that a value is computed by."""
-    found: set[ir.Node] = set()
-    waiting = [value]
-    while waiting:
-        node = steady.get(waiting.pop())
-        if node is not None and node not in found:
-            found.add(node)
-            waiting.extend(value for value in node.inputs if value is not None)
-    return found

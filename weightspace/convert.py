@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -10,6 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from weightspace.counts import positions_of
 from weightspace.layers import Structured, TiedFFN
 from weightspace.structures import STRUCTURES, Dense, Kind, Sizes, Stand, form_of, kind_of
 
@@ -107,7 +107,7 @@ def approximate_layers(
     """
     _require(structure, share)
     dense, readers = dense_layers(module), _readers(module)
-    positions = positions_of(module, example_inputs)
+    positions = positions_of(module, dense, example_inputs)
     found: dict[str, Stand] = {}
     layers, left = [], []
     for name in names:
@@ -169,35 +169,6 @@ def weight_error(dense: Dense, layer: Stand) -> float:
 def parameters_of(module: nn.Module) -> int:
     """Count a module's parameters, a shared one once."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def positions_of(module: nn.Module, example_inputs: Sequence[Tensor]) -> dict[str, int]:
-    """Run a module once, and count where each dense layer is applied to one sample.
-
-    Returns:
-        Rows of each linear layer and output positions of each convolution, over all calls; what
-        is never called is absent.
-    """
-    positions: Counter[str] = Counter()
-
-    def count(name: str, dense: Dense, output: Tensor) -> None:
-        outputs = len(dense.bias if isinstance(dense, TiedFFN) else dense.weight)
-        positions[name] += output.numel() // outputs // len(example_inputs[0])
-
-    hooks = [
-        layer.register_forward_hook(lambda m, _, output, name=name: count(name, m, output))
-        for name, layer in dense_layers(module).items()
-    ]
-    modes = {part: part.training for part in module.modules()}
-    try:
-        with torch.no_grad():
-            module.eval()(*example_inputs)
-    finally:
-        for part, training in modes.items():
-            part.training = training
-        for hook in hooks:
-            hook.remove()
-    return dict(positions)
 
 
 def _require(structure: str, share: float) -> None:

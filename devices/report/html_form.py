@@ -7,6 +7,7 @@ from pathlib import Path
 from devices.report import runs, units, view, words
 from devices.report.cards import cards, headline, summaries
 from devices.report.drawing import COLOURS, series_index
+from devices.report.page import render_page
 from devices.report.plots import draw_plots, run_key, waterfall_key
 from devices.report.record import Report, Run
 from export.errors import OutputError
@@ -37,19 +38,12 @@ def render_html(report: Report) -> str:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     # The SVG is ours and matplotlib escapes its texts; everything else is escaped by jinja.
     plots = {name: (Markup(plot.svg), plot.words) for name, plot in draw_plots(report).items()}
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        TEMPLATE,
         report=report,
         plots=plots,
         headline=headline(report),

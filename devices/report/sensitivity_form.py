@@ -23,6 +23,7 @@ from devices.report.drawing import (
     short,
     svg_of,
 )
+from devices.report.page import render_page
 from devices.report.units import format_share
 from export.errors import BadFileError, MissingExtraError, OutputError
 from weightspace.sensitivity import Sensitivity
@@ -110,18 +111,11 @@ def render(record: Record) -> str:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     plots = {name: Markup(svg) for name, svg in _draw(record).items()}  # texts are escaped in it
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        TEMPLATE,
         model=record.model, curve=record.curve, plots=plots, colours=COLOURS, units=units,
         headline=headline(record), budget=budget_words(record.curve),
     )  # fmt: skip

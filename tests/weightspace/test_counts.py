@@ -27,3 +27,7 @@ def test_counting_leaves_the_mode_and_no_hooks():
     assert multiply_adds(net, (torch.randn(1, 3),)) == 6
     assert net.training
     assert not net[0]._forward_hooks
+
+
+def test_rows_are_counted_with_any_number_of_leading_dimensions():
+    assert multiply_adds(nn.Linear(6, 4), (torch.randn(2, 3, 5, 6),)) == 3 * 5 * 24

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 from export.errors import MeasureError
 from runtimes.kernels import LIBRARY, library, why_not
 from runtimes.kernels.compile import KERNELS, SOURCES, build
-from tests.runtimes.kernels.conftest import HERE, need_compiler
+from tests.runtimes.kernels.conftest import HERE, need_compiler, need_program
 
 CHECK = (HERE / "check.cpp",)
 
@@ -50,20 +49,16 @@ def test_the_kernel_for_arm_computes_the_same_in_an_emulator(tmp_path):
     program = build("aarch64", tmp_path / "check", sources=CHECK, shared=False)
     if platform.machine() == "aarch64":
         found = run(program)
-    elif emulator := shutil.which("qemu-aarch64"):
-        found = run(emulator, "-L", "/usr/aarch64-linux-gnu", program)
-    elif os.environ.get("WEIGHTSPACE_KERNELS") == "required":
-        pytest.fail("qemu-aarch64 is missing; run: apt-get install qemu-user")
     else:
-        pytest.skip("qemu-aarch64 is missing; run: apt-get install qemu-user")
+        emulator = need_program("qemu-aarch64", "qemu-user")
+        found = run(emulator, "-L", "/usr/aarch64-linux-gnu", program)
     assert found.startswith("neon: 139 cases")
 
 
 @pytest.mark.parametrize("architecture", KERNELS)
 def test_a_library_has_one_entry_and_loads_on_systems_older_than_this(tmp_path, architecture):
     need_compiler(architecture)
-    if shutil.which("readelf") is None:
-        pytest.skip("readelf is missing; run: apt-get install binutils")
+    need_program("readelf", "binutils")
     command = (sys.executable, "-m", "runtimes.kernels.build", "--arch", architecture)
     path = tmp_path / LIBRARY
     assert run(*command, "--out", tmp_path) == f"{path}\n"
