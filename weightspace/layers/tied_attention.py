@@ -45,14 +45,18 @@ class TiedAttention(nn.Module):
             if weight is not None:
                 nn.init.xavier_uniform_(weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, tokens, dim)`` to ``(batch, tokens, dim)``."""
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Map ``(batch, tokens, dim)`` to ``(batch, tokens, dim)``.
+
+        Args:
+            bias: added to the scores, ``(batch, 1, 1, tokens)``: far below zero for padding.
+        """
         key_weight = self.query_weight.t() if self.key_weight is None else self.key_weight
         out_weight = self.value_weight.t() if self.out_weight is None else self.out_weight
         query = self._split(F.linear(x, self.query_weight, self.query_bias))
         key = self._split(F.linear(x, key_weight, self.key_bias))
         value = self._split(F.linear(x, self.value_weight, self.value_bias))
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = F.scaled_dot_product_attention(query, key, value, bias)
         return F.linear(mixed.transpose(1, 2).flatten(2), out_weight, self.out_bias)
 
     def _split(self, x: Tensor) -> Tensor:
