@@ -17,7 +17,6 @@ from rich.progress import (
     TimeRemainingColumn,
     track,
 )
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import AdamW
@@ -27,9 +26,16 @@ from weightspace.checkpoint import load_checkpoint, save_checkpoint
 from weightspace.corpora import training_texts
 from weightspace.layers.tied_ffn import TiedFFN, fit_outputs
 from weightspace.models import TEXT_MODELS
-from weightspace.models.minilm import FactorisedEmbedding, TextEncoder, minilm, pooled
+from weightspace.models.minilm import (
+    FactorisedEmbedding,
+    PostNormBlock,
+    TextEncoder,
+    minilm,
+    pooled,
+)
 from weightspace.resume import restore_state, save_state
-from weightspace.teacher import load_teacher, load_tokenizer, teacher_folder
+from weightspace.teacher import load_teacher, teacher_folder
+from weightspace.tokens import encode, load_tokenizer, padded
 from weightspace.train import learning_rate
 
 BATCH = 32  # texts
@@ -53,23 +59,6 @@ class Run:
     start: str
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], longest: int = LONGEST) -> list[list[int]]:
-    """Turn texts into token ids, each cut at ``longest``."""
-    tokenizer.enable_truncation(longest)
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
-
-
-def padded(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Stack token ids: the ids and the mask, both ``(batch, longest)`` int64."""
-    longest = max(map(len, ids))
-    stacked = torch.zeros(len(ids), longest, dtype=torch.int64)
-    mask = torch.zeros_like(stacked)
-    for row, one in enumerate(ids):
-        stacked[row, : len(one)] = torch.tensor(one)
-        mask[row, : len(one)] = 1
-    return stacked, mask
-
-
 # ---- where a student starts ---------------------------------------------------------------------
 
 
@@ -89,7 +78,7 @@ def start_from_teacher(
     student.load_state_dict(kept, strict=False)
     _take_table(student, teacher.embedding, ids)
     inputs = _ffn_inputs(teacher, ids)
-    blocks = list(zip(student.blocks, teacher.blocks, inputs, strict=True))
+    blocks = list(zip(student.layers, teacher.layers, inputs, strict=True))
     for block, original, given in track(blocks, "fitting FFNs", console=console):
         block.ffn = _fitted_ffn(block.ffn, original, given)
 
@@ -134,7 +123,7 @@ def _ffn_inputs(teacher: TextEncoder, ids: Sequence[Sequence[int]]) -> list[Tens
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         given.append(inputs[0][keep][:_FITTED_TOKENS])
 
-    handles = [block.ffn.register_forward_pre_hook(note) for block in teacher.blocks]
+    handles = [block.ffn.register_forward_pre_hook(note) for block in teacher.layers]
     with torch.no_grad():
         teacher(stacked, mask)
     for handle in handles:
@@ -142,9 +131,10 @@ def _ffn_inputs(teacher: TextEncoder, ids: Sequence[Sequence[int]]) -> list[Tens
     return given
 
 
-def _fitted_ffn(shape: TiedFFN, block: nn.Module, inputs: Tensor) -> TiedFFN:
+def _fitted_ffn(shape: TiedFFN, block: PostNormBlock, inputs: Tensor) -> TiedFFN:
     """Fit a layer of the shape of one to what a block of the teacher does."""
     ffn = block.ffn
+    assert ffn.out_weight is not None  # the teacher's are not tied
     first, second = nn.Linear(*ffn.weight.shape[::-1]), nn.Linear(*ffn.weight.shape)
     with torch.no_grad():
         first.weight.copy_(ffn.weight)
@@ -169,6 +159,7 @@ def _fitted_ffn(shape: TiedFFN, block: nn.Module, inputs: Tensor) -> TiedFFN:
         )
     count = shape.weight.shape[0]
     narrow = TiedFFN(ffn.weight.shape[1], count, tied=False)
+    assert narrow.out_weight is not None
     with torch.no_grad():
         active = nn.functional.gelu(first(inputs)).square().mean(0) * second.weight.square().sum(0)
         units = active.topk(count).indices
@@ -323,7 +314,7 @@ def distill_model(
     console.print("reading and tokenising texts")
     teacher = load_teacher()
     texts = training_texts(npm, limit)
-    ids = encode(load_tokenizer(teacher_folder() / "tokenizer.json"), texts)
+    ids = encode(load_tokenizer(teacher_folder() / "tokenizer.json"), texts, LONGEST)
     out.mkdir(parents=True, exist_ok=True)
     resume = out / f"{name}.resume"
     run = Run(name, steps, seed, len(ids), start.name if start else "")
@@ -344,7 +335,7 @@ def distill_model(
 
 def _started(student: TextEncoder, path: Path) -> TextEncoder:
     """Load a student of the same blocks and a plain table."""
-    block = student.blocks[0].ffn
-    other = minilm(tied=block.out_weight is None, hidden=block.weight.shape[0])
+    ffn = student.layers[0].ffn
+    other = minilm(tied=ffn.out_weight is None, hidden=ffn.weight.shape[0])
     load_checkpoint(other, path)
     return other

@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from weightspace.checkpoint import read_tensors
@@ -48,14 +47,6 @@ def load_teacher() -> TextEncoder:
     teacher = minilm(tied=False)
     teacher.load_state_dict(_renamed(tensors, len(teacher.blocks)))
     return teacher.eval()
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a ``tokenizer.json``; texts are cut at the encoder's positions and not padded."""
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.enable_truncation(POSITIONS)
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _renamed(tensors: dict[str, Tensor], depth: int) -> dict[str, Tensor]:

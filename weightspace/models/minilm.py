@@ -78,12 +78,17 @@ class TextEncoder(nn.Module):
         """
         return pooled(self.hidden_states(input_ids, attention_mask)[-1], attention_mask)
 
+    @property
+    def layers(self) -> list[PostNormBlock]:
+        """The blocks, in order."""
+        return [block for block in self.blocks if isinstance(block, PostNormBlock)]
+
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """Give what enters the first block and what each block gives, ``(batch, tokens, dim)``."""
         x = self.embedding(input_ids) + self.positions[: input_ids.shape[1]]
         states = [self.norm(x)]
         bias = (1 - attention_mask[:, None, None, :].to(x.dtype)) * _FAR
-        for block in self.blocks:
+        for block in self.layers:
             states.append(block(states[-1], bias))
         return states
 

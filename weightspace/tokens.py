@@ -1,0 +1,36 @@
+"""From texts to the token ids and masks that text encoders take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from weightspace.models.minilm import POSITIONS
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a ``tokenizer.json``; texts are not padded."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str], longest: int = POSITIONS) -> list[list[int]]:
+    """Turn texts into token ids, each cut at ``longest``."""
+    tokenizer.enable_truncation(longest)
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
+
+
+def padded(ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Stack token ids: the ids and the mask, both ``(batch, longest)`` int64."""
+    longest = max(map(len, ids))
+    stacked = torch.zeros(len(ids), longest, dtype=torch.int64)
+    mask = torch.zeros_like(stacked)
+    for row, one in enumerate(ids):
+        stacked[row, : len(one)] = torch.tensor(one)
+        mask[row, : len(one)] = 1
+    return stacked, mask
