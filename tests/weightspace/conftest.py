@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 
 import pytest
 import torch
 
+from weightspace import corpora
 from weightspace.data import load_slice
 
 
@@ -29,3 +31,38 @@ def idx_folder(tmp_path):
         write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images.pixels)
         write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", images.labels)
     return folder
+
+
+@pytest.fixture(scope="session")
+def english():
+    """Need the Debian packages that texts are read from."""
+    packages = {
+        "wordnet-base": corpora.WORDNET / "data.noun",
+        **{
+            f"dict-{name}": corpora.DICTIONARIES / f"{name}.dict.dz"
+            for name in ("foldoc", "jargon", "gcide")
+        },
+    }
+    missing = [package for package, path in packages.items() if not path.is_file()]
+    if missing:
+        reason = f"apt-get install {' '.join(missing)}"
+        if os.environ.get("WEIGHTSPACE_TEXTS") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+SPEECH = (
+    "Fellow citizens, the winter has been long. We have built roads and schools. What remains is "
+    "work! “It can be done,” a farmer wrote to me. I believe him. Let us begin."
+)
+
+
+@pytest.fixture
+def npm(tmp_path):
+    """Make a folder as npm leaves it, with texts of a few sentences."""
+    speech = tmp_path / "npm" / corpora.SPEECHES / "1901_somebody.txt"
+    novel = tmp_path / "npm" / corpora.NOVEL
+    for path in (speech, novel):
+        path.parent.mkdir(parents=True)
+        path.write_text(SPEECH)
+    return tmp_path / "npm"
