@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
@@ -53,14 +53,23 @@ class BuildWithLibrary(build_py):
 class WheelWithLibrary(bdist_wheel):
     """For this platform, and for every Python, as nothing is compiled against Python."""
 
-    def finalize_options(self) -> None:
-        """Say that the wheel holds machine code."""
-        super().finalize_options()
-        self.root_is_pure = False
-
     def get_tag(self) -> tuple[str, str, str]:
         """Give the tags of Python, of its interface and of the platform."""
         return ("py3", "none", super().get_tag()[2])
 
 
-setup(cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": WheelWithLibrary} if WANTED else {})
+class WithLibrary(Distribution):
+    """Packages with machine code among them."""
+
+    def has_ext_modules(self) -> bool:
+        """Tell setuptools that the packages belong to a platform, though it compiles nothing."""
+        return True
+
+
+if WANTED:
+    setup(
+        distclass=WithLibrary,
+        cmdclass={"build_py": BuildWithLibrary, "bdist_wheel": WheelWithLibrary},
+    )
+else:
+    setup()
