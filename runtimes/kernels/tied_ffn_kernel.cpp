@@ -29,12 +29,13 @@ constexpr size_t kMostRows = 24;       // rows of x that are taken through a blo
 constexpr size_t kFloatsInCache = 48 * 1024;   // for a block in the second-level cache
 constexpr size_t kFloatsNearby = 3 * 1024;     // for a block in the first-level cache
 constexpr size_t kLine = 16;                   // floats in a cache line
-// For one row of x, the floats of a row of W that are taken at a time: fewer, and the addresses of
-// the rows, which are more than there are registers for them, are fetched as often as the floats.
-constexpr size_t kStretch = 4 * LANES;
 
 inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 inline size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
+
+// For one row of x, the floats of a row of W that are taken at a time: with fewer, the addresses of
+// the rows, which are more than there are registers for them, are loaded as often as the floats.
+constexpr size_t kStretch = REGISTERS == 32 && LANES < 16 ? 8 * LANES : 4 * LANES;
 
 template <size_t N>
 using Constant = std::integral_constant<size_t, N>;
