@@ -14,9 +14,9 @@ __all__ = ["LIBRARY", "library", "why_not"]
 def library(architecture: str) -> Path | None:
     """Find the operators' library for an architecture such as ``x86_64``; build it where need be.
 
-    One that was built beside the sources, in ``lib/ARCHITECTURE``, is taken first: a wheel made
-    from there brings it. Otherwise it is compiled once into ``~/.cache/weightspace`` (or
-    ``XDG_CACHE_HOME``), under a digest of its sources.
+    One that lies beside the sources, in ``lib/ARCHITECTURE``, is taken first: a wheel that was
+    built with ``WEIGHTSPACE_KERNELS=build`` brings it. Otherwise it is compiled once into
+    ``~/.cache/weightspace`` (or ``XDG_CACHE_HOME``), under a digest of its sources.
 
     Returns:
         The file, or None where there is no kernel or no compiler for the architecture;

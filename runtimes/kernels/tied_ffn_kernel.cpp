@@ -27,11 +27,15 @@ constexpr size_t kTransposeFrom = 24;  // rows of x that repay transposing a blo
 constexpr size_t kMostHidden = 64;     // rows of W in a block
 constexpr size_t kMostRows = 24;       // rows of x that are taken through a block together
 constexpr size_t kFloatsInCache = 48 * 1024;   // for a block in the second-level cache
-constexpr size_t kFloatsNearby = 6 * 1024;     // for a block in the first-level cache
+constexpr size_t kFloatsNearby = 3 * 1024;     // for a block in the first-level cache
 constexpr size_t kLine = 16;                   // floats in a cache line
 
 inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 inline size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
+
+// For one row of x, the floats of a row of W that are taken at a time: with fewer, the addresses of
+// the rows, which are more than there are registers for them, are loaded as often as the floats.
+constexpr size_t kStretch = REGISTERS == 32 && LANES < 16 ? 8 * LANES : 4 * LANES;
 
 template <size_t N>
 using Constant = std::integral_constant<size_t, N>;
@@ -104,6 +108,10 @@ struct Matrix {
   const float* tail;  // of pack_tail; not read where the columns fill their vectors
 };
 
+inline void prefetch_stretch(const float* from) {
+  UNROLL for (size_t i = 0; i < kStretch; i += kLine) prefetch(from + i);
+}
+
 // H[m, n] = x_m · w_n for M rows of x and N rows of W. Fetches F of the N rows at `ahead`, if any.
 template <size_t M, size_t N, size_t F = N>
 inline void dot_tile(Matrix x, Matrix w, size_t dim, float* h, size_t ldh, const float* ahead) {
@@ -117,15 +125,17 @@ inline void dot_tile(Matrix x, Matrix w, size_t dim, float* h, size_t ldh, const
     }
   };
   size_t k = 0;
-  for (; k + kLine <= dim; k += kLine) {
-    if constexpr (M == 1) {  // row by row, so that neighbouring vectors are loaded in pairs
-      Vector other[kLine / LANES];
-      UNROLL for (size_t i = 0; i < kLine / LANES; i++) other[i] = load(x.rows + k + i * LANES);
-      UNROLL for (size_t n = 0; n < N; n++) UNROLL for (size_t i = 0; i < kLine / LANES; i++)
+  for (; M == 1 && k + kStretch <= dim; k += kStretch) {
+    Vector other[kStretch / LANES];
+    UNROLL for (size_t i = 0; i < kStretch / LANES; i++) other[i] = load(x.rows + k + i * LANES);
+    UNROLL for (size_t n = 0; n < N; n++) {
+      UNROLL for (size_t i = 0; i < kStretch / LANES; i++)
         sum[0][n] += other[i] * load(w.rows + n * dim + k + i * LANES);
-    } else {
-      UNROLL for (size_t i = 0; i < kLine; i += LANES) step(x.rows + k + i, dim, w.rows + k + i, dim);
+      if (n < F && ahead) prefetch_stretch(ahead + k * F + n * kStretch);
     }
+  }
+  for (; k + kLine <= dim; k += kLine) {
+    UNROLL for (size_t i = 0; i < kLine; i += LANES) step(x.rows + k + i, dim, w.rows + k + i, dim);
     if (ahead) UNROLL for (size_t n = 0; n < F; n++) prefetch(ahead + n * dim + k);
   }
   for (; k + LANES <= dim; k += LANES) step(x.rows + k, dim, w.rows + k, dim);
@@ -157,13 +167,15 @@ inline void add_rows(const float* h, const float* w, size_t dim, float* y, const
   Vector factor[N];
   UNROLL for (size_t n = 0; n < N; n++) factor[n] = broadcast(h[n]);
   size_t k = 0;
-  for (; k + kLine <= dim; k += kLine) {
-    Vector sum[kLine / LANES];
-    UNROLL for (size_t i = 0; i < kLine / LANES; i++) sum[i] = load(y + k + i * LANES);
-    UNROLL for (size_t n = 0; n < N; n++) UNROLL for (size_t i = 0; i < kLine / LANES; i++)
-      sum[i] += factor[n] * load(w + n * dim + k + i * LANES);
-    UNROLL for (size_t i = 0; i < kLine / LANES; i++) store(y + k + i * LANES, sum[i]);
-    if (ahead) UNROLL for (size_t n = F; n < N; n++) prefetch(ahead + n * dim + k);
+  for (; k + kStretch <= dim; k += kStretch) {
+    Vector sum[kStretch / LANES];
+    UNROLL for (size_t i = 0; i < kStretch / LANES; i++) sum[i] = load(y + k + i * LANES);
+    UNROLL for (size_t n = 0; n < N; n++) {
+      UNROLL for (size_t i = 0; i < kStretch / LANES; i++)
+        sum[i] += factor[n] * load(w + n * dim + k + i * LANES);
+      if (n >= F && ahead) prefetch_stretch(ahead + F * dim + k * (N - F) + (n - F) * kStretch);
+    }
+    UNROLL for (size_t i = 0; i < kStretch / LANES; i++) store(y + k + i * LANES, sum[i]);
   }
   for (; k + LANES <= dim; k += LANES) {
     Vector sum = load(y + k);
@@ -230,7 +242,8 @@ class Pass {
       total += round_up(floats, kLine);
       return start;
     };
-    size_t h = take(chunk * ldh_), hidden_bias = take(ldh_), gain = take(ldh_);
+    size_t vector = piece_.last_hidden - piece_.first_hidden + LANES;
+    size_t h = take(chunk * ldh_), hidden_bias = take(vector), gain = take(vector);
     size_t x_tail = take(transposes_ ? 0 : rows_ * LANES), w_tail = take(block_ * LANES);
     size_t panels = take(transposes_ ? ldh_ * ffn_.dim : 0);
     size_t wide = take(ffn_.half_weight ? block_ * ffn_.dim : 0);
@@ -243,6 +256,8 @@ class Pass {
 
   void run() {
     if (!transposes_) pack_tail(x_, rows_, ffn_.dim, to_.x_tail);
+    fill(to_.hidden_bias, ffn_.hidden_bias, 0.0f);
+    fill(to_.gain, ffn_.gain, 1.0f);
     for (size_t i = piece_.first_hidden; i < piece_.last_hidden; i += block_)
       add_block(i, smaller(block_, piece_.last_hidden - i));
   }
@@ -253,12 +268,10 @@ class Pass {
     const bool more = first + 2 * block_ <= ffn_.hidden;
     Matrix w{block(first, count, more), to_.w_tail};
     pack_tail(w.rows, count, ffn_.dim, to_.w_tail);
-    fill(to_.hidden_bias, ffn_.hidden_bias, first, count, 0.0f);
-    fill(to_.gain, ffn_.gain, first, count, 1.0f);
     if (transposes_) transpose_block(w.rows, count, ffn_.dim, to_.panels);
     const bool fetches = more && !ffn_.half_weight;
     if (rows_ == 1)
-      return add_block_for_one_row(w, count, fetches ? w.rows + block_ * ffn_.dim : nullptr);
+      return add_block_for_one_row(w, first, count, fetches ? w.rows + block_ * ffn_.dim : nullptr);
     for (size_t m = 0, rows; m < rows_; m += rows) {
       // A short rest joins the chunk before it.
       rows = rows_ - m <= kMostRows + kTileRows ? rows_ - m : kMostRows;
@@ -267,12 +280,12 @@ class Pass {
       } else {
         dot_rows<4>(w, m, rows, count, fetches ? w.rows + 4 * ffn_.dim : nullptr);
       }
-      activate(ffn_.activation, to_.h, rows, count, ldh_, to_.hidden_bias, to_.gain);
+      activate_block(first, rows, count);
       add_product(w, m, rows, count);
     }
   }
 
-  void add_block_for_one_row(Matrix w, size_t count, const float* ahead) {
+  void add_block_for_one_row(Matrix w, size_t first, size_t count, const float* ahead) {
     constexpr size_t together = 8, half = together / 2;
     const size_t dim = ffn_.dim, whole = count / together * together;
     const Matrix x{x_, to_.x_tail};
@@ -281,7 +294,7 @@ class Pass {
                                   ahead ? ahead + n * dim : nullptr);
     for (size_t n = whole; n < count; n++)
       dot_tile<1, 1>(x, {w.rows + n * dim, w.tail + n * LANES}, dim, to_.h + n, ldh_, nullptr);
-    activate(ffn_.activation, to_.h, 1, count, ldh_, to_.hidden_bias, to_.gain);
+    activate_block(first, 1, count);
     for (size_t n = 0; n < whole; n += together)
       add_rows<together, half>(to_.h + n, w.rows + n * dim, dim, piece_.y,
                                ahead ? ahead + n * dim : nullptr);
@@ -309,9 +322,16 @@ class Pass {
     return to_.wide;
   }
 
-  void fill(float* to, const float* from, size_t first, size_t count, float value) const {
+  // The piece's part of a vector, or a value where there is none; with room for a vector behind.
+  void fill(float* to, const float* from, float value) const {
+    const size_t first = piece_.first_hidden, count = piece_.last_hidden - first;
     for (size_t i = 0; i < count; i++) to[i] = from ? from[first + i] : value;
-    for (size_t i = count; i < round_up(count, LANES); i++) to[i] = 0.0f;
+    for (size_t i = count; i < count + LANES; i++) to[i] = 0.0f;
+  }
+
+  void activate_block(size_t first, size_t rows, size_t count) {
+    const size_t i = first - piece_.first_hidden;
+    activate(ffn_.activation, to_.h, rows, count, ldh_, to_.hidden_bias + i, to_.gain + i);
   }
 
   void multiply_panels(size_t m, size_t rows, size_t count) {

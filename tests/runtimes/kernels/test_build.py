@@ -6,8 +6,10 @@ import platform
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from export.errors import MeasureError
@@ -132,3 +134,60 @@ def test_a_compiler_that_fails_is_quoted_in_one_line_and_leaves_nothing(tmp_path
         build(platform.machine(), tmp_path / "out" / "it", sources=(broken,), shared=False)
     assert "\n" not in str(caught.value)
     assert not Path(tmp_path / "out" / "it").exists()
+
+
+# ---- in a wheel -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """Make a wheel of a checkout without the nets, as pip does where nothing can be fetched."""
+    root = SOURCES.parents[1]
+    checkout = tmp_path / "checkout"
+    for name in ("export", "runtimes", "devices"):
+        shutil.copytree(root / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(root / name, checkout)
+
+    def made(kernels):
+        monkeypatch.setenv("WEIGHTSPACE_KERNELS", kernels)
+        command = (sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps")
+        folder = tmp_path / f"wheels{kernels}"
+        done = subprocess.run(
+            [*command, "--no-index", "--wheel-dir", folder, "."],
+            cwd=checkout, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return next(folder.glob("*.whl"), None), done.stdout + done.stderr
+
+    return made
+
+
+def libraries(path):
+    return [name for name in zipfile.ZipFile(path).namelist() if name.endswith(".so")]
+
+
+def test_a_wheel_is_pure_unless_the_library_is_asked_for(wheel, tmp_path):
+    need_compiler(platform.machine())
+    path, _ = wheel("build")
+    assert path.name.endswith(f"-py3-none-linux_{platform.machine()}.whl")
+    (inside,) = libraries(path)
+    assert inside == f"runtimes/kernels/lib/{platform.machine()}/{LIBRARY}"
+    assert onnxruntime_takes(zipfile.ZipFile(path).extract(inside, tmp_path))
+    path, _ = wheel("")  # in the same folder, and nothing of the other is left
+    assert path.name.endswith("-py3-none-any.whl")
+    assert libraries(path) == []
+
+
+def onnxruntime_takes(path):
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(path)  # raises where it cannot
+    return True
+
+
+def test_a_wheel_that_is_asked_for_the_library_and_cannot_compile_it_names_the_remedy(
+    wheel, monkeypatch
+):
+    monkeypatch.setenv("PATH", "")
+    path, said = wheel("build")
+    assert path is None
+    assert f"error: the one-pass kernel cannot be built: {why_not(platform.machine())}" in said
