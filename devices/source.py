@@ -31,7 +31,7 @@ from weightspace.data import CLASS_NAMES, MEAN, STD, Images, load_slice, preproc
 from weightspace.load import load_zoo_model
 from weightspace.models import MODELS
 from weightspace.models.spec import TextSpec, is_for_fashion_mnist
-from weightspace.texts import encode, load_tokenizer, padded, sample_texts
+from weightspace.tokens import encode, load_tokenizer, padded, sample_texts
 from weightspace.zoo import path_of
 
 BATCH, SEQUENCE = "batch", "sequence"
@@ -233,7 +233,7 @@ def _texts_of(spec: TextSpec) -> Texts:
     """
     texts = sample_texts()
     try:
-        ids = encode(load_tokenizer(spec.tokenizer), texts)
+        ids = encode(load_tokenizer(path_of(spec.tokenizer)), texts)
     except ImportError as error:
         raise MissingExtraError.of("tokenizers", "text") from error
     return Texts(

@@ -8,7 +8,7 @@ import torch
 from tests.text_encoders import DIM, POSITIONS, small_encoder, token_inputs
 from weightspace.models import TEXT_MODELS
 from weightspace.teacher import load_teacher, teacher_folder
-from weightspace.texts import encode, load_tokenizer, padded, sample_texts
+from weightspace.tokens import encode, load_tokenizer, padded, sample_texts
 from weightspace.zoo import path_of
 
 SPEC = TEXT_MODELS["minilm-pe"]
@@ -72,7 +72,7 @@ def test_a_text_longer_than_the_positions_is_refused():
 def test_with_the_teachers_weights_it_is_the_teacher_of_transformers():
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModel.from_pretrained(teacher_folder()).eval()
-    ids, mask = padded(encode(load_tokenizer(SPEC.tokenizer), sample_texts())[::3])
+    ids, mask = padded(encode(load_tokenizer(path_of(SPEC.tokenizer)), sample_texts())[::3])
     with torch.no_grad():
         states = theirs(ids, attention_mask=mask).last_hidden_state
     wide = mask[:, :, None].float()
@@ -81,7 +81,7 @@ def test_with_the_teachers_weights_it_is_the_teacher_of_transformers():
 
 
 def test_the_sample_texts_are_of_every_length():
-    lengths = [len(ids) for ids in encode(load_tokenizer(SPEC.tokenizer), sample_texts())]
+    lengths = [len(ids) for ids in encode(load_tokenizer(path_of(SPEC.tokenizer)), sample_texts())]
     assert len(lengths) == len(set(sample_texts())) == 64
     assert (min(lengths), max(lengths)) == (3, 129)
     assert len(set(lengths)) > 25
@@ -91,12 +91,12 @@ def test_the_tokenizer_is_the_teachers_but_cuts_at_the_positions_and_pads_nothin
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(teacher_folder())
     texts = [*sample_texts(), "so " * 400]
-    found = encode(load_tokenizer(SPEC.tokenizer), texts)
+    found = encode(load_tokenizer(path_of(SPEC.tokenizer)), texts)
     assert found == theirs(texts, truncation=True, max_length=SPEC.positions)["input_ids"]
     assert len(found[-1]) == SPEC.positions
 
 
 def test_the_vocabulary_lists_the_tokenizers_words_in_the_order_of_their_ids():
     words = path_of(SPEC.tokens).read_text(encoding="utf-8").split("\n")[:-1]
-    known = load_tokenizer(SPEC.tokenizer).get_vocab()
+    known = load_tokenizer(path_of(SPEC.tokenizer)).get_vocab()
     assert [known[word] for word in words] == list(range(SPEC.vocabulary))
