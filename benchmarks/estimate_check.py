@@ -40,7 +40,7 @@ from export.passes import run_pipeline
 from runtimes.bench import Budget
 from runtimes.environment import cpu_name
 from runtimes.ort import open_session
-from weightspace.models import MODELS
+from weightspace.models import IMAGE_MODELS
 
 READ_BYTES = 512 * 2**20  # far beyond any cache
 MATRIX = 1536
@@ -134,7 +134,7 @@ def cases() -> list[tuple[str, nn.Module, Tensor, dict[int, str], tuple[int, ...
          (1, 16, 128, 197))
         for layers, dim in ((6, 384), (12, 768))
     ]  # fmt: skip
-    for name, spec in MODELS.items():
+    for name, spec in IMAGE_MODELS.items():
         sizes = (1,) if spec.input_shape[1] > 100 else (1, 4, 16)
         found.append((name, spec.build(), spec.example_inputs()[0], {0: "batch"}, sizes))
     return found

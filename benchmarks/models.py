@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from weightspace import zoo
 from weightspace.checkpoint import load_checkpoint
 from weightspace.layers import TiedBottleneck, TiedFFN
-from weightspace.models import MODELS
-from weightspace.models.spec import ModelSpec
+from weightspace.models import IMAGE_MODELS
+from weightspace.models.spec import ImageSpec
 
 _FFN = re.compile(r"ffn-(\d+)x(\d+)-s(\d+)")
 _TEXT = re.compile(r"minilm-l6-s(\d+)")
 _VOCABULARY = 30522
 
 NAMES = (
-    *MODELS,
+    *IMAGE_MODELS,
     *(f"ffn-{size}-s{tokens}" for size in ("6x384", "12x768") for tokens in (16, 128)),
     "conv-bottleneck",
     "minilm-l6-s16",
@@ -89,8 +89,8 @@ def make(name: str) -> Model:
     if name not in NAMES:
         raise ValueError(f"model {name!r} is not known; there are {', '.join(NAMES)}")
     torch.manual_seed(0)
-    if name in MODELS:
-        return _of_spec(MODELS[name])
+    if name in IMAGE_MODELS:
+        return _of_spec(IMAGE_MODELS[name])
     if found := _FFN.fullmatch(name):
         layers, dim, tokens = map(int, found.groups())
         model = Model(name, FFNStack(layers, dim), (torch.randn(1, tokens, dim),), ("x",))
@@ -107,13 +107,13 @@ def make(name: str) -> Model:
     return model
 
 
-def _of_spec(spec: ModelSpec) -> Model:
+def _of_spec(spec: ImageSpec) -> Model:
     module = spec.build()
     if spec.checkpoint is not None:
         load_checkpoint(module, zoo.path_of(spec.checkpoint))
     else:
         draw_vectors(module)
-    return Model(spec.name, module.eval(), spec.example_inputs(1), (spec.input_name,))
+    return Model(spec.name, module.eval(), spec.example_inputs(1), spec.input_names)
 
 
 def draw_vectors(module: nn.Module) -> None:

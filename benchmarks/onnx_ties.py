@@ -32,7 +32,7 @@ from runtimes.bench import Budget
 from runtimes.environment import cpu_name
 from runtimes.memory import measure_fresh
 from runtimes.ort import open_session
-from weightspace.models import MODELS
+from weightspace.models import IMAGE_MODELS
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def cases() -> list[Case]:
     for stack in made:
         draw_vectors(stack.module)
     for name in ("vit-pe-b16", "resnet50-pe", "vit-pe-fmnist", "resnet-pe-fmnist"):
-        spec = MODELS[name]
+        spec = IMAGE_MODELS[name]
         module = spec.build()
         draw_vectors(module)
         sizes = (1,) if spec.input_shape[1] > 100 else (1, 4, 16)

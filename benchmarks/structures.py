@@ -36,11 +36,11 @@ from weightspace import zoo
 from weightspace.checkpoint import load_checkpoint
 from weightspace.counts import multiply_adds
 from weightspace.layers.structured import materialized
-from weightspace.models import MODELS
-from weightspace.models.spec import ModelSpec
+from weightspace.models import IMAGE_MODELS
+from weightspace.models.spec import ImageSpec
 
 DENSE = "resnet8-fmnist"
-NETS = (DENSE, *(name for name, spec in MODELS.items() if spec.twin == DENSE))
+NETS = (DENSE, *(name for name, spec in IMAGE_MODELS.items() if spec.twin == DENSE))
 DOCS = Path(__file__).parent.parent / "docs"
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 
@@ -80,7 +80,7 @@ class Row:
     to_naive: Mapping[str, float]
 
 
-def trained(spec: ModelSpec) -> nn.Module:
+def trained(spec: ImageSpec) -> nn.Module:
     """Build a net of the zoo with its trained weights."""
     module = spec.build()
     assert spec.checkpoint is not None
@@ -88,7 +88,7 @@ def trained(spec: ModelSpec) -> nn.Module:
     return module.eval()
 
 
-def canonical(module: nn.Module, spec: ModelSpec) -> ir.Model:
+def canonical(module: nn.Module, spec: ImageSpec) -> ir.Model:
     """Write a net as a graph with each stored tensor once."""
     axes = ({0: "batch"},)
     graph = capture(trace(module, spec.example_inputs(), axes), dynamic_shapes=axes).model
@@ -108,7 +108,7 @@ def written(graph: ir.Model, folder: Path) -> dict[str, Path]:
 
 def row(name: str, dense: Mapping[str, Path], folder: Path, budget: Budget) -> Row:
     """Export and time one net."""
-    spec = MODELS[name]
+    spec = IMAGE_MODELS[name]
     module, example = trained(spec), spec.example_inputs(batch=1)
     evaluated = materialized(module)
     graph = canonical(module, spec)
@@ -239,7 +239,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(prefix="weightspace-") as scratch:
         folder = Path(scratch)
-        dense = written(canonical(trained(MODELS[DENSE]), MODELS[DENSE]), folder / "dense")
+        dense = written(
+            canonical(trained(IMAGE_MODELS[DENSE]), IMAGE_MODELS[DENSE]), folder / "dense"
+        )
         for name in NETS:
             with console.status(name):
                 rows.append(row(name, dense, folder, budget))

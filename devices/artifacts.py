@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from devices.engines import make_engines
 from devices.forms import choose_form
-from devices.golden import Golden, write_golden
+from devices.golden import Golden, write_embeddings, write_golden
 from devices.options import NAIVE, Options
 from devices.source import Source
 from devices.steps import Step
@@ -22,7 +22,7 @@ from export.audit import audit_file, enforce
 from export.audit_onnx import audit_model
 from export.errors import LoweringError, MissingExtraError, ParityError, UserError, WeightspaceError
 from export.lower.coreml import FORM as COREML_FORM
-from export.lower.coreml import CoremlOptions, ImageInput, write_mlpackage
+from export.lower.coreml import CoremlOptions, ImageInput, Range, write_mlpackage
 from export.lower.ort import write_form
 from export.lower.tensorrt import FORM as TENSORRT_FORM
 from export.lower.tensorrt import recipe_of, write_naive_tensorrt, write_tensorrt
@@ -159,6 +159,8 @@ def _keep_golden(
     batches = {spec.shape[0] for spec in specs_of(work.canonical.graph.inputs) if spec.shape}
     golden = Golden(tuple(inputs), tuple(reference), words, tuple(pixels) if pixels else None)
     write_golden(work.folder, golden, whole=any(isinstance(size, int) for size in batches))
+    if (texts := work.source.texts) is not None:
+        write_embeddings(work.folder, texts.texts, texts.input_ids, reference[0])
 
 
 def precisions_of(name: str, work: Work) -> tuple[str, ...]:
@@ -236,6 +238,7 @@ def _write_mlpackage(work: Work, precision: str, tell: Step) -> Iterator[_Writte
     described = CoremlOptions(
         image=image,
         class_labels=source.class_names,
+        dimensions={name: Range(1, most) for name, most in source.largest.items()},
         author="weightspace",
         licence=source.licence,
         description=f"{source.name}: each shared weight is stored once",
@@ -254,7 +257,8 @@ def _write_tensorrt(work: Work, precision: str, tell: Step) -> Iterator[_Written
     tell("preparing onnx for tensorrt")
     options = work.options
     # Chosen once: the naive export has other names for the same axes.
-    profiles = profiles_of(specs_of(work.canonical.graph.inputs), options.ranges, options.sizes)
+    specs, largest = specs_of(work.canonical.graph.inputs), work.source.largest
+    profiles = profiles_of(specs, options.ranges, options.sizes, largest)
 
     def with_recipe(prepared: ir.Model, path: Path) -> None:
         recipe = recipe_of(

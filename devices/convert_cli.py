@@ -148,13 +148,14 @@ def sensitivity(
 
         from devices.report.sensitivity_form import Record, write_record
         from weightspace.calibrate import load_calibration
+        from weightspace.models.spec import is_for_fashion_mnist
         from weightspace.sensitivity import Budget
         from weightspace.sensitivity import sensitivity as search
-        from weightspace.shrink import has_images, matching_layers
+        from weightspace.shrink import matching_layers
 
         budget = Budget(parameters, loss)
         loaded = _load(model)
-        if not has_images(loaded.spec):
+        if not is_for_fashion_mnist(loaded.spec):
             raise UserError(
                 f"model {loaded.name!r} is not for Fashion-MNIST; there is no data to measure it on"
             )

@@ -1,10 +1,13 @@
 """Golden vectors: a few inputs of a model and its outputs, kept in the bundle.
 
+What is made of texts stands beside its texts as well, in a form that any language reads.
+
 With them whoever runs an artifact, on a device or in an app, can check what it computes.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,8 @@ from numpy.typing import NDArray
 from export.errors import BadFileError
 
 GOLDEN = "golden.npz"
+EMBEDDINGS = "golden/embeddings.json"
+_DIGITS = 7  # after the point; the rounding is a tenth of what float32 computes differently
 _MOST_BYTES = 4 << 20
 _MOST_ROWS = 64
 
@@ -53,6 +58,25 @@ def write_golden(folder: Path, golden: Golden, *, whole: bool = False) -> None:
         named = {name: array[:kept] for name, array in named.items()}
     source = np.asarray(golden.source)
     np.savez_compressed(folder / GOLDEN, source=source, **named, allow_pickle=False)
+
+
+def write_embeddings(
+    folder: Path,
+    texts: Sequence[str],
+    input_ids: Sequence[Sequence[int]],
+    embeddings: NDArray[np.generic],
+) -> None:
+    """Keep texts, the token ids of each without padding, and the embedding of each.
+
+    Args:
+        embeddings: the model's own, ``(texts, dim)``.
+    """
+    path = folder / EMBEDDINGS
+    path.parent.mkdir(exist_ok=True)
+    rows = np.asarray(embeddings, np.float64).round(_DIGITS).tolist()
+    content = {"texts": list(texts), "input_ids": [list(ids) for ids in input_ids]}
+    words = json.dumps(content | {"embeddings": rows}, ensure_ascii=False)
+    path.write_text(words + "\n", encoding="utf-8")
 
 
 def read_golden(folder: Path) -> Golden | None:

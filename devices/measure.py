@@ -38,7 +38,9 @@ def axis_of(specs: Sequence[TensorSpec]) -> tuple[str, tuple[int, ...]]:
     """Choose the axis to sweep, and its sizes, from the inputs' dynamic dimensions."""
     names = [size for spec in specs for size in spec.shape if isinstance(size, str)]
     if any(word in name.lower() for name in names for word in _SEQUENCE_WORDS):
-        return SEQUENCE, (1, 16, 128)
+        # What is read by number is text, which has more than one token.
+        tokens = all(not spec.dtype.startswith("float") for spec in specs)
+        return SEQUENCE, (16, 128) if tokens else (1, 16, 128)
     if not names:
         return BATCH, (int(specs[0].shape[0]) if specs[0].shape else 1,)
     elements = [int(size) for spec in specs for size in spec.shape if isinstance(size, int)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,8 @@ class OnnxSource:
     class_names: None = None
     pixels: None = None
     licence: str = ""
+    texts: None = None
+    largest: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 
 from devices.onnx_source import OnnxSource
 from export.capture import DynamicShapes, capture, example_inputs_of, trace
-from export.errors import BadFileError, UnknownNameError, UserError
+from export.errors import BadFileError, MissingExtraError, UnknownNameError, UserError
 from export.naive import write_naive
 from export.onnx_io import load_model
 from export.records import TieMap
@@ -30,6 +30,9 @@ from weightspace.checkpoint import CheckpointError
 from weightspace.data import CLASS_NAMES, MEAN, STD, Images, load_slice, preprocess
 from weightspace.load import load_zoo_model
 from weightspace.models import MODELS
+from weightspace.models.spec import TextSpec, is_for_fashion_mnist
+from weightspace.tokens import encode, load_tokenizer, padded, sample_texts
+from weightspace.zoo import path_of
 
 BATCH, SEQUENCE = "batch", "sequence"
 
@@ -49,6 +52,22 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts that a model's inputs are made of, and what makes them.
+
+    Args:
+        input_ids: token ids of each text, without padding.
+        tokenizer: file in the format of the tokenizers library.
+        vocabulary: file with a token a line; its number, from 0 on, is its id.
+    """
+
+    texts: tuple[str, ...]
+    input_ids: tuple[tuple[int, ...], ...]
+    tokenizer: Path
+    vocabulary: Path
+
+
+@dataclass(frozen=True, slots=True)
 class TorchSource:
     """A traced model and all that an export needs to know of it.
 
@@ -62,6 +81,8 @@ class TorchSource:
         class_names: of a classifier, in order; None where they are not known.
         pixels: how the first input is made of pixels; None where it is no image.
         licence: of the weights; empty where it is not known.
+        texts: what the samples are made of; None where the inputs are no texts.
+        largest: sizes that dynamic axes have at most, by the axis' name, where that is known.
     """
 
     name: str
@@ -76,6 +97,8 @@ class TorchSource:
     class_names: tuple[str, ...] | None = None
     pixels: Pixels | None = None
     licence: str = ""
+    texts: Texts | None = None
+    largest: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def pipeline(self) -> str:
@@ -126,6 +149,10 @@ class TorchSource:
         """Give the samples to compare on, and words for where they are from."""
         if self.images is not None:
             return [preprocess(self.images.pixels)], "Fashion-MNIST, first 1,000 test images"
+        if self.texts is not None:
+            lengths = sorted(map(len, self.texts.input_ids))
+            words = f"{len(lengths)} English texts of {lengths[0]} to {lengths[-1]} tokens"
+            return [tensor.numpy() for tensor in padded(self.texts.input_ids)], words
         examples = [tensor.numpy() for tensor in example_inputs_of(self.program)]
         return list(examples), "the model's example inputs"
 
@@ -170,22 +197,47 @@ def _from_zoo(name: str) -> TorchSource:
     except CheckpointError as error:
         raise BadFileError(str(error)) from error
     spec, checkpoint = model.spec, model.checkpoint
-    shapes = ({0: BATCH},)
-    small = spec.input_shape == (1, 28, 28) and checkpoint is not None
+    texts = _texts_of(spec) if isinstance(spec, TextSpec) else None  # before the slow part
+    small = is_for_fashion_mnist(spec) and checkpoint is not None
     origin = name if name in MODELS else Path(name).name
-    return TorchSource(
+    source = TorchSource(
         name=model.name,
         origin=origin if checkpoint is not None else f"{origin} (random weights)",
-        program=trace(model.module, spec.example_inputs(batch=8 if small else 2), shapes),
-        dynamic_shapes=shapes,
-        input_names=(spec.input_name,),
-        output_names=(spec.output_name,),
-        classes=spec.classes,
-        images=load_slice() if small else None,
+        program=trace(
+            model.module, spec.example_inputs(batch=8 if small else 2), spec.dynamic_axes
+        ),
+        dynamic_shapes=spec.dynamic_axes,
+        input_names=spec.input_names,
+        output_names=spec.output_names,
         checkpoint_bytes=checkpoint.stat().st_size if checkpoint is not None else None,
-        class_names=CLASS_NAMES if small else None,
-        pixels=Pixels(1 / (255 * STD), -MEAN / STD, "GRAYSCALE") if small else None,
-        licence="Apache-2.0" if small else "",
+        licence="Apache-2.0" if checkpoint is not None and (small or texts is not None) else "",
+    )
+    if isinstance(spec, TextSpec):
+        return replace(source, texts=texts, largest={SEQUENCE: spec.positions})
+    if not small:
+        return replace(source, classes=spec.classes)
+    return replace(
+        source,
+        classes=spec.classes,
+        images=load_slice(),
+        class_names=CLASS_NAMES,
+        pixels=Pixels(1 / (255 * STD), -MEAN / STD, "GRAYSCALE"),
+    )
+
+
+def _texts_of(spec: TextSpec) -> Texts:
+    """Tokenise the texts that ship.
+
+    Raises:
+        MissingExtraError: the package ``tokenizers`` is not installed.
+    """
+    texts = sample_texts()
+    try:
+        ids = encode(load_tokenizer(path_of(spec.tokenizer)), texts)
+    except ImportError as error:
+        raise MissingExtraError.of("tokenizers", "text") from error
+    return Texts(
+        tuple(texts), tuple(map(tuple, ids)), path_of(spec.tokenizer), path_of(spec.tokens)
     )
 
 

@@ -33,7 +33,8 @@ def models(as_json: JsonOption = False) -> None:
                 "title": spec.title,
                 "parameters": count,
                 "untied twin": spec.twin,
-                "test accuracy": card["test_accuracy"] if card else None,
+                "trained": card is not None,
+                "test accuracy": card.get("test_accuracy") if card else None,
             }
         )
     if as_json:
@@ -42,7 +43,8 @@ def models(as_json: JsonOption = False) -> None:
     table = Table("model", "what", "parameters", "test accuracy", box=None)
     for row in rows:
         accuracy = row["test accuracy"]
-        shown = f"{accuracy:.2%}" if accuracy is not None else "random weights"
+        untested = "" if row["trained"] else "random weights"
+        shown = f"{accuracy:.2%}" if accuracy is not None else untested
         table.add_row(row["name"], row["title"], f"{row['parameters']:,}", shown)
     console.out.print(table)
 

@@ -148,14 +148,17 @@ def run_exporter(
 
 
 def _separate_names(model: ir.Model) -> None:
-    """Rename results that bear the name of a stored tensor.
+    """Rename results that bear the name of a stored tensor, or of an input or output.
 
-    The exporter gives both the name ``index`` where a module indexes by a buffer of that name.
+    The exporter gives both the name ``index`` where a module indexes by a buffer of that name, and
+    calls a result ``embedding`` beside an output that was asked to be called so.
     """
     taken = {value.name for node in model.graph for value in node.outputs}
+    kept = {value.name for value in (*model.graph.inputs, *model.graph.outputs)}
     for node in model.graph:
         for value in node.outputs:
-            if value.name in model.graph.initializers:
+            twice = value.name in kept and not value.is_graph_output()
+            if twice or value.name in model.graph.initializers:
                 base, count = value.name, 1
                 while f"{base}.{count}" in taken:
                     count += 1

@@ -83,11 +83,15 @@ def test_the_command_line_starts_without_any_heavy_package():
     assert "raspberry-pi-5" in done.stdout
 
 
-def test_a_missing_extra_names_its_install_command():
+@pytest.mark.parametrize(
+    ("package", "model", "extra"),
+    [("onnxruntime", "vit-pe-fmnist", "ort"), ("tokenizers", "minilm-narrow-small", "text")],
+)
+def test_a_missing_extra_names_its_install_command(package, model, extra):
     code = (
         "import sys\n"
-        "sys.modules['onnxruntime'] = None\n"
-        "sys.argv = ['weightspace', 'export', '--model', 'vit-pe-fmnist', '--out', 'absent']\n"
+        f"sys.modules['{package}'] = None\n"
+        f"sys.argv = ['weightspace', 'export', '--model', '{model}', '--out', 'absent']\n"
         "from devices.cli import main\n"
         "main()\n"
     )
@@ -95,5 +99,5 @@ def test_a_missing_extra_names_its_install_command():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 2
-    assert "pip install 'weightspace[ort]'" in done.stderr
+    assert f"pip install 'weightspace[{extra}]'" in done.stderr
     assert not (ROOT / "absent").exists()

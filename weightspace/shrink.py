@@ -21,7 +21,7 @@ from weightspace.convert import (
 )
 from weightspace.data import DEFAULT_FOLDER, Images, load_fashion_mnist, load_slice
 from weightspace.load import Loaded, save_converted
-from weightspace.models.spec import ModelSpec
+from weightspace.models.spec import is_for_fashion_mnist
 from weightspace.recipe import Part, recipe_text
 from weightspace.train import WEIGHT_DECAY, Run, accuracy_of, fit
 
@@ -46,11 +46,6 @@ class Shrunk:
     accuracy_before: float | None
     accuracy_after: float | None
     images: str
-
-
-def has_images(spec: ModelSpec) -> bool:
-    """Whether a model is for Fashion-MNIST, the one set of images that there is."""
-    return spec.input_shape == (1, 28, 28)
 
 
 def matching_layers(model: Loaded, patterns: Iterable[str]) -> list[str]:
@@ -110,13 +105,13 @@ def shrink(
             checkpoint cannot be written.
     """
     spec, module = model.spec, model.module
-    if epochs and not has_images(spec):
+    if epochs and not is_for_fashion_mnist(spec):
         raise ValueError(f"model {spec.name!r} is not for Fashion-MNIST; there is no data for it")
     if not out.parent.is_dir():
         raise ValueError(f"{out} cannot be written: its folder is missing; create it first")
     if threads is not None:
         torch.set_num_threads(threads)
-    test, images = _test_images(data) if has_images(spec) else (None, "")
+    test, images = _test_images(data) if is_for_fashion_mnist(spec) else (None, "")
     training = load_fashion_mnist(data or DEFAULT_FOLDER, train=True) if epochs else None
     example = spec.example_inputs(batch=1)
     found, done = approximate_layers(module, structure, names, share, example, tell)

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from weightspace.models.minilm import POSITIONS
+from weightspace.zoo import path_of
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def sample_texts() -> list[str]:
+    """Give the texts that ship: 64, of 3 to 129 tokens of English word pieces."""
+    return path_of("sample-texts.txt").read_text(encoding="utf-8").splitlines()
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a ``tokenizer.json``; texts are not padded."""
+    """Read a ``tokenizer.json``; texts are not padded.
+
+    Raises:
+        ImportError: the package ``tokenizers`` is not installed.
+    """
+    from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     return tokenizer

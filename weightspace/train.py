@@ -23,6 +23,7 @@ from weightspace.bfloat16 import autocast, fast_bfloat16
 from weightspace.checkpoint import save_checkpoint
 from weightspace.data import DEFAULT_FOLDER, Images, load_fashion_mnist, preprocess
 from weightspace.models import MODELS
+from weightspace.models.spec import is_for_fashion_mnist
 from weightspace.resume import restore_state, save_state
 
 BATCH = 128
@@ -111,7 +112,7 @@ def train(
     if name not in MODELS:
         raise ValueError(f"model {name!r} is not known; `weightspace models` lists all")
     spec = MODELS[name]
-    if spec.input_shape != (1, 28, 28):
+    if not is_for_fashion_mnist(spec):
         raise ValueError(f"model {name!r} is not for Fashion-MNIST; there is no data to train it")
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}; train for at least one")

@@ -28,9 +28,9 @@ WIDE_OPERATORS = frozenset({
     "ReduceSumSquare", "RMSNormalization", "Sin", "Softmax", "Softplus", "Sqrt", "TopK",
     "RandomNormal", "RandomUniform",
 })  # fmt: skip
-# Between two of these nothing is narrowed.
-_ELEMENTWISE = frozenset({
-    "Abs", "Add", "Clip", "Div", "Max", "Min", "Mul", "Neg", "Sub",
+# Between two of these nothing is narrowed: what keeps a norm from 0 does so in float32.
+_FOLLOWING = frozenset({
+    "Abs", "Add", "Clip", "Div", "Expand", "Max", "Min", "Mul", "Neg", "Sub", "Unsqueeze",
 })  # fmt: skip
 # Inputs that are float32 by definition.
 _ALWAYS_WIDE = {"Resize": (1, 2)}
@@ -138,7 +138,7 @@ class _Narrowing:
             return any(n.op_type in WIDE_OPERATORS for n, _ in node.outputs[0].uses())
         computed = [v for v in operands if not v.is_initializer() and not v.is_graph_input()]
         return (
-            node.op_type in _ELEMENTWISE
+            node.op_type in _FOLLOWING
             and bool(computed)
             and all(value.dtype == _FLOAT for value in computed)
         )

@@ -33,10 +33,13 @@ from runtimes.bench import BRIEF
 from runtimes.ort import open_session
 from weightspace.layers import TiedFFN
 from weightspace.models import MODELS
+from weightspace.models.spec import is_for_fashion_mnist
 
 # Those with structured layers are in test_deploy_structures.py.
 TRAINED = [
-    name for name, spec in MODELS.items() if spec.checkpoint and spec.twin != "resnet8-fmnist"
+    name
+    for name, spec in MODELS.items()
+    if spec.checkpoint and is_for_fashion_mnist(spec) and spec.twin != "resnet8-fmnist"
 ]
 # Both precisions of what is tied, one of its untied twins.
 BY_PRECISION = [

@@ -5,7 +5,7 @@ import torch
 
 from export.ties import tie_map, unique_parameters
 from weightspace.layers import Structured
-from weightspace.models import MODELS
+from weightspace.models import IMAGE_MODELS, MODELS
 from weightspace.models.vit_pe import ALL_TIES, vit_pe_b16, vit_pe_small
 
 # The published networks: ViT-Ti and -S (arXiv:2012.12877), ViT-B (arXiv:2010.11929) and ResNet-50
@@ -28,6 +28,14 @@ def on_meta(name):
         return MODELS[name].build()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_row_has_the_name_and_a_name_and_axes_for_each_input(name):
+    spec = MODELS[name]
+    assert spec.name == name
+    assert len(spec.example_inputs()) == len(spec.input_names) == len(spec.dynamic_axes)
+    assert all(axes[0] == "batch" for axes in spec.dynamic_axes)
+
+
 def test_there_are_tied_models_and_small_ones():
     assert len(TIED) >= 7
     assert SMALL[:4] == ["vit-pe-fmnist", "vit-fmnist", "resnet-pe-fmnist", "resnet-fmnist"]
@@ -44,10 +52,9 @@ def test_there_is_a_converted_net_of_each_family_of_structures():
         assert any(isinstance(layer, Structured) for layer in module.modules())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_a_model_maps_a_batch_to_logits_on_the_meta_device(name):
     spec = MODELS[name]
-    assert spec.name == name
     for batch in (1, 3):
         image = torch.empty(batch, *spec.input_shape, device="meta")
         assert on_meta(name).eval()(image).shape == (batch, spec.classes)
@@ -83,7 +90,8 @@ def test_a_tied_model_is_smaller_than_its_twin_on_the_same_input(name):
     spec = MODELS[name]
     twin = MODELS[spec.twin]
     assert twin.twin is None
-    assert (twin.input_shape, twin.classes) == (spec.input_shape, spec.classes)
+    assert [x.shape for x in twin.example_inputs()] == [x.shape for x in spec.example_inputs()]
+    assert (twin.input_names, twin.output_names) == (spec.input_names, spec.output_names)
     assert unique_parameters(on_meta(name)) < unique_parameters(on_meta(twin.name))
 
 

@@ -9,9 +9,10 @@ from weightspace import zoo
 from weightspace.checkpoint import load_checkpoint, read_tensors
 from weightspace.data import DEFAULT_FOLDER, load_fashion_mnist, load_slice
 from weightspace.models import MODELS
+from weightspace.models.spec import is_for_fashion_mnist
 from weightspace.train import Card, accuracy_of
 
-SHIPPED = [name for name, spec in MODELS.items() if spec.checkpoint]
+SHIPPED = [name for name, spec in MODELS.items() if spec.checkpoint and is_for_fashion_mnist(spec)]
 CONVERTED = [name for name in SHIPPED if MODELS[name].twin == "resnet8-fmnist"]
 TRAINED = [name for name in SHIPPED if name not in CONVERTED]
 
@@ -30,12 +31,12 @@ def trained(name):
 
 
 def test_all_models_for_fashion_mnist_but_the_large_one_are_shipped_and_no_other():
-    small = [name for name, spec in MODELS.items() if spec.input_shape == (1, 28, 28)]
+    small = [name for name, spec in MODELS.items() if is_for_fashion_mnist(spec)]
     assert [name for name in small if name != "resnet18-fmnist"] == SHIPPED
     assert TRAINED == [
         "vit-pe-fmnist", "vit-fmnist", "resnet-pe-fmnist", "resnet-fmnist", "resnet8-fmnist",
     ]  # fmt: skip
-    files = {path.name for path in zoo.path_of("").glob("*.safetensors")}
+    files = {path.name for path in zoo.path_of("").glob("*fmnist.safetensors")}
     assert files == {MODELS[name].checkpoint for name in SHIPPED}
 
 

@@ -6,7 +6,7 @@ from weightspace.models.compact import compact
 from weightspace.models.minilm import POSITIONS, VOCABULARY, minilm
 from weightspace.models.resnet import resnet8_fmnist, resnet18_fmnist
 from weightspace.models.resnet_pe import resnet50_pe, resnet_pe_small
-from weightspace.models.spec import ModelSpec, TextSpec
+from weightspace.models.spec import ImageSpec, ModelSpec, TextSpec
 from weightspace.models.vit_pe import vit_pe_b16, vit_pe_s16, vit_pe_small, vit_pe_ti16
 
 _FMNIST = (1, 28, 28)
@@ -25,30 +25,30 @@ _STRUCTURES = (
     ("low-rank-tied", "tied low rank", "arXiv:1906.00859"),
 )
 
-_ROWS = (
+_ROWS: tuple[ModelSpec, ...] = (
     # trained on Fashion-MNIST and shipped
-    ModelSpec(
+    ImageSpec(
         "vit-pe-fmnist", "small ViT-PE, Fashion-MNIST", vit_pe_small, _FMNIST, 10,
         "vit-fmnist", "vit-pe-fmnist.safetensors",
     ),
-    ModelSpec(
+    ImageSpec(
         "vit-fmnist", "small ViT, untied twin", partial(vit_pe_small, tied=False), _FMNIST, 10,
         None, "vit-fmnist.safetensors",
     ),
-    ModelSpec(
+    ImageSpec(
         "resnet-pe-fmnist", "small ResNet-PE, Fashion-MNIST", resnet_pe_small, _FMNIST, 10,
         "resnet-fmnist", "resnet-pe-fmnist.safetensors",
     ),
-    ModelSpec(
+    ImageSpec(
         "resnet-fmnist", "small ResNet, untied twin", partial(resnet_pe_small, tied=False),
         _FMNIST, 10, None, "resnet-fmnist.safetensors",
     ),
-    ModelSpec(
+    ImageSpec(
         "resnet8-fmnist", "ResNet-8, Fashion-MNIST", resnet8_fmnist, _FMNIST, 10, None,
         "resnet8-fmnist.safetensors", source="arXiv:1512.03385",
     ),
     *(
-        ModelSpec(
+        ImageSpec(
             f"resnet8-{structure}-fmnist", f"ResNet-8, {words}, Fashion-MNIST",
             partial(compact, resnet8_fmnist, f"resnet8-{structure}-fmnist.safetensors"),
             _FMNIST, 10, "resnet8-fmnist", f"resnet8-{structure}-fmnist.safetensors", source=source,
@@ -56,33 +56,28 @@ _ROWS = (
         for structure, words, source in _STRUCTURES
     ),
     # architectures at random weights
-    ModelSpec(
+    ImageSpec(
         "resnet18-fmnist", "ResNet-18, Fashion-MNIST", resnet18_fmnist, _FMNIST, 10, None,
         source="arXiv:1512.03385",
     ),
-    ModelSpec("vit-pe-ti16", "ViT-PE-Ti/16", vit_pe_ti16, _IMAGENET, 1000, "vit-ti16"),
-    ModelSpec("vit-pe-s16", "ViT-PE-S/16", vit_pe_s16, _IMAGENET, 1000, "vit-s16"),
-    ModelSpec("vit-pe-b16", "ViT-PE-B/16, all ties", vit_pe_b16, _IMAGENET, 1000, "vit-b16"),
-    ModelSpec(
+    ImageSpec("vit-pe-ti16", "ViT-PE-Ti/16", vit_pe_ti16, _IMAGENET, 1000, "vit-ti16"),
+    ImageSpec("vit-pe-s16", "ViT-PE-S/16", vit_pe_s16, _IMAGENET, 1000, "vit-s16"),
+    ImageSpec("vit-pe-b16", "ViT-PE-B/16, all ties", vit_pe_b16, _IMAGENET, 1000, "vit-b16"),
+    ImageSpec(
         "vit-pe-b16-ffn", "ViT-PE-B/16, tied FFNs", partial(vit_pe_b16, ties=frozenset({"ffn"})),
         _IMAGENET, 1000, "vit-b16",
     ),
-    ModelSpec(
+    ImageSpec(
         "vit-ti16", "ViT-Ti/16", partial(vit_pe_ti16, tied=False), _IMAGENET, 1000, None
     ),
-    ModelSpec("vit-s16", "ViT-S/16", partial(vit_pe_s16, tied=False), _IMAGENET, 1000, None),
-    ModelSpec("vit-b16", "ViT-B/16", partial(vit_pe_b16, tied=False), _IMAGENET, 1000, None),
-    ModelSpec("resnet50-pe", "ResNet50-PE", resnet50_pe, _IMAGENET, 1000, "resnet50"),
-    ModelSpec(
+    ImageSpec("vit-s16", "ViT-S/16", partial(vit_pe_s16, tied=False), _IMAGENET, 1000, None),
+    ImageSpec("vit-b16", "ViT-B/16", partial(vit_pe_b16, tied=False), _IMAGENET, 1000, None),
+    ImageSpec("resnet50-pe", "ResNet50-PE", resnet50_pe, _IMAGENET, 1000, "resnet50"),
+    ImageSpec(
         "resnet50-pe-staged", "ResNet50-PE, staged", partial(resnet50_pe, staged=True),
         _IMAGENET, 1000, "resnet50",
     ),
-    ModelSpec("resnet50", "ResNet-50", partial(resnet50_pe, tied=False), _IMAGENET, 1000, None),
-)  # fmt: skip
-
-MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
-
-_TEXT_ROWS = (
+    ImageSpec("resnet50", "ResNet-50", partial(resnet50_pe, tied=False), _IMAGENET, 1000, None),
     # distilled from all-MiniLM-L6-v2
     TextSpec(
         "minilm-pe", "MiniLM-PE, text embeddings", minilm, VOCABULARY, POSITIONS, "minilm",
@@ -107,4 +102,6 @@ _TEXT_ROWS = (
     ),
 )  # fmt: skip
 
-TEXT_MODELS: dict[str, TextSpec] = {row.name: row for row in _TEXT_ROWS}
+MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
+IMAGE_MODELS = {name: spec for name, spec in MODELS.items() if isinstance(spec, ImageSpec)}
+TEXT_MODELS = {name: spec for name, spec in MODELS.items() if isinstance(spec, TextSpec)}

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """One row of ``MODELS``: an image classifier and how to feed it.
+class ImageSpec:
+    """An image classifier and how to feed it.
 
     Args:
         build: makes the module, at random weights.
         input_shape: ``(channels, height, width)`` of one sample; the batch may vary.
-        checkpoint: file of trained weights in ``weightspace/zoo``; None where none is shipped.
         twin: name of the untied twin; None for a twin itself.
+        checkpoint: file of trained weights in ``weightspace/zoo``; None where none is shipped.
         source: the paper.
     """
 
@@ -29,8 +30,10 @@ class ModelSpec:
     twin: str | None
     checkpoint: str | None = None
     source: str = "arXiv:2401.16438"
-    input_name: str = "image"
-    output_name: str = "logits"
+
+    input_names: ClassVar[tuple[str, ...]] = ("image",)
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)
+    dynamic_axes: ClassVar[tuple[Mapping[int, str], ...]] = ({0: "batch"},)
 
     def example_inputs(self, batch: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
         """Draw ``(batch, *input_shape)`` from a normal distribution."""
@@ -40,15 +43,17 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class TextSpec:
-    """One row of ``MODELS``: a text encoder.
+    """A text encoder and how to feed it.
 
     Args:
         build: makes the module, at random weights.
         vocabulary: number of token ids.
         positions: the longest text, in tokens.
-        checkpoint: file of trained weights in ``weightspace/zoo``; None where none is shipped.
         twin: name of the untied twin; None for a twin itself.
+        checkpoint: file of trained weights in ``weightspace/zoo``; None where none is shipped.
         tokenizer: file in ``weightspace/zoo``, in the format of the tokenizers library.
+        tokens: file in ``weightspace/zoo``: the vocabulary, a token a line.
+        source: the paper.
     """
 
     name: str
@@ -59,14 +64,28 @@ class TextSpec:
     twin: str | None
     checkpoint: str | None = None
     tokenizer: str = "minilm-tokenizer.json"
+    tokens: str = "minilm-vocab.txt"
     source: str = "arXiv:2002.10957"
-    input_names: tuple[str, str] = ("input_ids", "attention_mask")
-    output_name: str = "embedding"
 
-    def example_inputs(self, batch: int = 2, tokens: int = 16, seed: int = 0) -> tuple[Tensor, ...]:
-        """Draw token ids ``(batch, tokens)``; the last row has padding at its end."""
+    input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+    output_names: ClassVar[tuple[str, ...]] = ("embedding",)
+    dynamic_axes: ClassVar[tuple[Mapping[int, str], ...]] = (
+        {0: "batch", 1: "sequence"},
+        {0: "batch", 1: "sequence"},
+    )
+
+    def example_inputs(self, batch: int = 2, seed: int = 0, tokens: int = 16) -> tuple[Tensor, ...]:
+        """Draw token ids and mask, both ``(batch, tokens)``; the last row ends in padding."""
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(self.vocabulary, (batch, tokens), generator=generator)
         mask = torch.ones_like(ids)
         mask[-1, tokens // 2 :] = 0
         return ids * mask, mask
+
+
+ModelSpec: TypeAlias = ImageSpec | TextSpec
+
+
+def is_for_fashion_mnist(spec: ModelSpec) -> bool:
+    """Whether a model is for Fashion-MNIST, the one set of images that there is."""
+    return isinstance(spec, ImageSpec) and spec.input_shape == (1, 28, 28)

@@ -218,8 +218,7 @@ class Lowering(facts.Facts):
         if array.dtype == dtype:
             return array
         if dtype == FLOAT16:
-            far = np.where(np.abs(array) >= _BEYOND, np.copysign(_FAR, array), array)
-            return np.asarray(np.clip(far, -_LARGEST, _LARGEST).astype(FLOAT16))
+            return _half(array)
         if dtype == INT32 and array.dtype.itemsize > 4:
             limits = np.iinfo(np.int32)
             return np.asarray(np.clip(array, limits.min, limits.max).astype(INT32))
@@ -227,7 +226,8 @@ class Lowering(facts.Facts):
 
     def number(self, value: float, dtype: np.dtype[Any] | None = None) -> Var:
         """A constant number, of the program's floating point type where none is given."""
-        return self.const(np.asarray(value, dtype or FLOAT32), "number")
+        array = np.asarray(value, FLOAT32 if dtype == FLOAT16 else dtype or FLOAT32)
+        return self.const(_half(array) if dtype == FLOAT16 else array, "number")
 
     def epsilon(self, value: float) -> Any:
         """What keeps a division finite; never so small that float16 would take it for 0.
@@ -403,3 +403,14 @@ def _clean(name: str) -> str:
     """A name of letters, digits and underscores that does not begin with a digit."""
     clean = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return clean if re.match(r"[A-Za-z_]", clean) else f"_{clean}"
+
+
+def _half(array: Array) -> Array:
+    """Round to float16: what is finite stays so, and a single number stays off 0.
+
+    Such a number may keep a division finite.
+    """
+    far = np.where(np.abs(array) >= _BEYOND, np.copysign(_FAR, array), array)
+    if array.size == 1 and 0 < np.abs(array).item() < _SMALLEST:
+        far = np.copysign(_SMALLEST, array)
+    return np.asarray(np.clip(far, -_LARGEST, _LARGEST).astype(FLOAT16))

@@ -21,6 +21,12 @@ class Range:
     usual: int
     largest: int
 
+    def up_to(self, limit: int | None) -> Range:
+        """Leave out the sizes beyond a limit."""
+        if limit is None:
+            return self
+        return Range(*(min(size, limit) for size in (self.smallest, self.usual, self.largest)))
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -38,17 +44,19 @@ def profiles_of(
     inputs: Sequence[TensorSpec],
     ranges: Mapping[str, Range] | None = None,
     sizes: Sequence[int] | None = None,
+    largest: Mapping[str, int] | None = None,
 ) -> dict[str, Profile]:
     """Choose a profile for each input that has a dynamic axis.
 
     Args:
         ranges: by the name of an axis; others are chosen by what the axis is.
         sizes: those that will be timed: of the sequence where any axis is one, else of the batch.
+        largest: sizes that axes have at most, by the name of an axis, such as a model's positions.
 
     Raises:
         UserError: a range is of an axis that no input has, or is not in order.
     """
-    given = dict(ranges or {})
+    given, limits = dict(ranges or {}), dict(largest or {})
     names = {size for spec in inputs for size in spec.shape if isinstance(size, str)}
     unknown = sorted(set(given) - names)
     if unknown:
@@ -68,7 +76,7 @@ def profiles_of(
         chosen = [
             Range(size, size, size)
             if isinstance(size, int)
-            else given.get(size) or _choice(size, place, sequence, sizes)
+            else given.get(size) or _choice(size, place, sequence, sizes).up_to(limits.get(size))
             for place, size in enumerate(spec.shape)
         ]
         profiles[spec.name] = Profile(

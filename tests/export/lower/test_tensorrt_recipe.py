@@ -93,6 +93,8 @@ INPUTS = (
 def test_a_profile_is_chosen_by_what_an_axis_is_and_by_the_sizes_that_are_timed():
     assert profiles_of(INPUTS) == {"ids": Profile((1, 1), (1, 128), (16, 512))}
     assert profiles_of(INPUTS, sizes=(1, 700)) == {"ids": Profile((1, 1), (1, 700), (16, 700))}
+    few = profiles_of(INPUTS, largest={INPUTS[0].shape[1]: 100})
+    assert few == {"ids": Profile((1, 1), (1, 100), (16, 100))}
     only = {"batch": Range(2, 4, 8)}
     assert profiles_of(INPUTS, only)["ids"] == Profile((2, 1), (4, 128), (8, 512))
     assert profiles_of(INPUTS[1:]) == {}

@@ -9,6 +9,7 @@ import numpy as np
 
 from export.lower.coreml.lowering import Array, Lowering, Node, Unsupported, Var
 from export.lower.coreml.norms import Norm
+from export.lower.coreml.ops.reduction import reduced
 
 
 def layer_norm(low: Lowering, node: Node) -> None:
@@ -103,7 +104,7 @@ def lp_norm(low: Lowering, node: Node) -> None:
     axis = node.integer("axis", -1)
     kind = "reduce_l2_norm" if node.integer("p", 2) == 2 else "reduce_l1_norm"
     x = low.var(node.required(0))
-    length = low.emit(kind, x=x, axes=[axis], keep_dims=True)
+    length = reduced(low, kind, x, [axis], True)
     low.place(node.outputs[0], low.emit("real_div", x=x, y=length))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.lower.coreml.lowering import BOOL, INT32, Lowering, Node, Unsupported
+from export.lower.coreml.lowering import BOOL, FLOAT32, INT32, Lowering, Node, Unsupported, Var
 
 _KINDS = {
     "ReduceMean": "reduce_mean", "ReduceSum": "reduce_sum", "ReduceMax": "reduce_max",
@@ -26,8 +26,17 @@ def reduce(low: Lowering, node: Node) -> None:
     x = low.var(value)
     if low.type_of(x) == BOOL:
         x = low.cast(x, INT32)
-    found = low.emit(_KINDS[node.kind], x=x, axes=list(axes), keep_dims=keep)
+    kind = _KINDS[node.kind]
+    found = reduced(low, kind, x, list(axes), keep)
     low.place(node.outputs[0], low.cast(found, low.dtype(node.outputs[0])))
+
+
+def reduced(low: Lowering, kind: str, x: Var, axes: list[int], keep: bool) -> Var:
+    """Reduce a value; a length in float32, as the square of 256 is beyond float16."""
+    if kind != "reduce_l2_norm" or low.type_of(x) == INT32:
+        return low.emit(kind, x=x, axes=axes, keep_dims=keep)
+    length = low.emit(kind, x=low.cast(x, FLOAT32), axes=axes, keep_dims=keep)
+    return low.cast(length, low.type_of(x))
 
 
 def arg_extreme(low: Lowering, node: Node) -> None:
