@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from devices import console
 from devices.console import JsonOption
@@ -33,20 +33,30 @@ def models(as_json: JsonOption = False) -> None:
                 "title": spec.title,
                 "parameters": count,
                 "untied twin": spec.twin,
-                "trained": card is not None,
                 "test accuracy": card.get("test_accuracy") if card else None,
+                "cosine to teacher": _mean_cosine(card),
             }
         )
     if as_json:
         console.print_json(rows)
         return
-    table = Table("model", "what", "parameters", "test accuracy", box=None)
+    name = Column("model", no_wrap=True, min_width=max(map(len, MODELS)))  # it is to be copied
+    table = Table(name, "what", "parameters", "quality", box=None)
     for row in rows:
-        accuracy = row["test accuracy"]
-        untested = "" if row["trained"] else "random weights"
-        shown = f"{accuracy:.2%}" if accuracy is not None else untested
+        accuracy, cosine = row["test accuracy"], row["cosine to teacher"]
+        shown = f"{accuracy:.2%} right" if accuracy is not None else "random weights"
+        if cosine is not None:
+            shown = f"{cosine:.3f} to its teacher"
         table.add_row(row["name"], row["title"], f"{row['parameters']:,}", shown)
     console.out.print(table)
+
+
+def _mean_cosine(card: dict[str, Any] | None) -> float | None:
+    """Average a text encoder's cosine to its teacher over all kinds of text."""
+    if card is None or "quality" not in card:
+        return None
+    kinds = card["quality"]["similarity"].values()
+    return sum(kind["mean"] for kind in kinds) / len(kinds)
 
 
 def train(
