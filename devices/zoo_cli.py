@@ -40,8 +40,8 @@ def models(as_json: JsonOption = False) -> None:
     if as_json:
         console.print_json(rows)
         return
-    name = Column("model", no_wrap=True, min_width=max(map(len, MODELS)))  # it is to be copied
-    table = Table(name, "what", "parameters", "quality", box=None)
+    first = Column("model", no_wrap=True, min_width=max(map(len, MODELS)))  # it is to be copied
+    table = Table(first, "what", "parameters", "quality", box=None)
     for row in rows:
         accuracy, cosine = row["test accuracy"], row["cosine to teacher"]
         shown = f"{accuracy:.2%} right" if accuracy is not None else "random weights"
@@ -55,8 +55,8 @@ def _mean_cosine(card: dict[str, Any] | None) -> float | None:
     """Average a text encoder's cosine to its teacher over all kinds of text."""
     if card is None or "quality" not in card:
         return None
-    kinds = card["quality"]["similarity"].values()
-    return sum(kind["mean"] for kind in kinds) / len(kinds)
+    means = [float(kind["mean"]) for kind in card["quality"]["similarity"].values()]
+    return sum(means) / len(means)
 
 
 def train(
