@@ -83,6 +83,7 @@ class TorchSource:
         licence: of the weights; empty where it is not known.
         texts: what the samples are made of; None where the inputs are no texts.
         largest: sizes that dynamic axes have at most, by the axis' name, where that is known.
+        tokenizer: the ``tokenizer.json`` of a text encoder; None for others.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TorchSource:
     licence: str = ""
     texts: Texts | None = None
     largest: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: Path | None = None
 
     @property
     def pipeline(self) -> str:
@@ -264,7 +266,10 @@ def _from_factory(name: str) -> TorchSource:
         )
     shapes: DynamicShapes = parts[2] if len(parts) > 2 else ()
     program = trace(module, inputs, shapes or None)
-    return TorchSource(attribute, name, program, shapes, None, None)
+    tokenizer = getattr(module, "tokenizer", None)
+    return TorchSource(
+        attribute, name, program, shapes, None, None, tokenizer=tokenizer and Path(tokenizer)
+    )
 
 
 def _from_program(path: Path) -> TorchSource:

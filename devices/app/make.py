@@ -1,0 +1,110 @@
+"""The app's part of a bundle: tokenizer, golden embeddings, licences and a platform's example."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from devices.app import APP, TOKENIZER, AppContents, render, write_app
+from devices.app.wordpiece import WordPiece, read_wordpiece
+from devices.artifacts import Made, Work
+from devices.golden import EMBEDDINGS, write_embeddings
+from devices.options import NAIVE
+from devices.source import Source, TorchSource
+from devices.steps import Step
+from devices.target import require_app
+from export.errors import UserError
+from export.manifest import files_of
+
+_TEXTS = (
+    "How do I reset my password?",
+    "The weather in Paris is lovely in spring.",
+    "Machine learning on a phone needs small models.",
+    "A cat sleeps on the warm windowsill.",
+    "Café prices rose by 3.5% in 2024!",
+)
+LICENCES, LICENCE_TEXT = "LICENCES.md", "Apache-2.0.txt"
+
+
+def require_tokenizer(source: Source) -> WordPiece:
+    """Read the tokenizer of a text encoder.
+
+    Raises:
+        UserError: the model is none.
+        BadFileError: its tokenizer cannot be read, or is not of the kind that apps have.
+    """
+    if not isinstance(source, TorchSource) or source.tokenizer is None:
+        raise UserError(
+            f"--app needs a text encoder with its tokenizer, such as minilm-pe; {source.name!r} "
+            "has none (docs/models.md tells how a factory names one)"
+        )
+    return read_wordpiece(source.tokenizer)
+
+
+def make_app(work: Work, made: Sequence[Made], tell: Step) -> dict[str, Any]:
+    """Write all that an app needs beside the artifacts; gives the manifest's entry.
+
+    Raises:
+        UserError: the model or the target has no app.
+        BadFileError: the tokenizer cannot be read.
+    """
+    platform = require_app(work.target)
+    tell(f"writing the {platform} example")
+    pieces = require_tokenizer(work.source)
+    _write_tokenizer(work, pieces)
+    if not (work.folder / EMBEDDINGS).exists():
+        _write_golden(work)
+    contents = _contents_of(work, made, pieces)
+    (work.folder / LICENCES).write_text(render(f"{LICENCES}.jinja", contents), encoding="utf-8")
+    shutil.copyfile(Path(__file__).parent / LICENCE_TEXT, work.folder / LICENCE_TEXT)
+    write_app(work.folder, platform, contents)
+    return {"platform": platform, "folder": f"{APP}/{platform}", **asdict(contents)}
+
+
+def _write_tokenizer(work: Work, pieces: WordPiece) -> None:
+    folder = work.folder / TOKENIZER
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(work.source.tokenizer, folder / "tokenizer.json")
+    (folder / "vocab.txt").write_text(pieces.text, encoding="utf-8")
+
+
+def _write_golden(work: Work) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(work.source.tokenizer))
+    tokenizer.no_padding()
+    ids = [tokenizer.encode(text).ids for text in _TEXTS]
+    rows = []
+    for one in ids:
+        inputs = [np.asarray([one]), np.ones((1, len(one)), np.int64)]
+        rows.append(work.source.reference(inputs)[0][0])
+    write_embeddings(work.folder, _TEXTS, ids, rows)
+
+
+def _contents_of(work: Work, made: Sequence[Made], pieces: WordPiece) -> AppContents:
+    """Say what to take: of each format the first artifact, which is the one in front in reports."""
+    ours = [one for one in made if one.artifact.setting != NAIVE]
+    first = {one.artifact.format: one for one in reversed(ours)}
+    artifact = ours[0].artifact
+    (ids, mask), (output, *_) = artifact.inputs, artifact.outputs
+    carried = {one.artifact.path: one.artifact.bytes for one in first.values()}
+    for name in ("tokenizer.json", "vocab.txt"):
+        carried[f"{TOKENIZER}/{name}"] = (work.folder / TOKENIZER / name).stat().st_size
+    return AppContents(
+        model=work.source.name,
+        artifacts={name: one.artifact.path for name, one in first.items()},
+        precision=artifact.precision,
+        inputs=(ids.name, mask.name),
+        output=output.name,
+        tokens=pieces.tokens,
+        dimension=int(output.shape[-1]),
+        tokenizer=TOKENIZER,
+        golden=EMBEDDINGS,
+        licence=work.source.licence,
+        download_bytes=carried,
+    )
