@@ -19,7 +19,6 @@ from devices.source import Source, TorchSource
 from devices.steps import Step
 from devices.target import require_app
 from export.errors import UserError
-from export.manifest import files_of
 
 _TEXTS = (
     "How do I reset my password?",
