@@ -15,7 +15,7 @@ from devices.app.wordpiece import WordPiece, read_wordpiece
 from devices.artifacts import Made, Work
 from devices.golden import EMBEDDINGS, write_embeddings
 from devices.options import NAIVE
-from devices.source import Source, TorchSource
+from devices.source import Source
 from devices.steps import Step
 from devices.target import require_app
 from export.errors import UserError
@@ -37,7 +37,7 @@ def require_tokenizer(source: Source) -> WordPiece:
         UserError: the model is none.
         BadFileError: its tokenizer cannot be read, or is not of the kind that apps have.
     """
-    if not isinstance(source, TorchSource) or source.tokenizer is None:
+    if source.tokenizer is None:
         raise UserError(
             f"--app needs a text encoder with its tokenizer, such as minilm-pe; {source.name!r} "
             "has none (docs/models.md tells how a factory names one)"

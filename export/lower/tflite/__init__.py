@@ -16,6 +16,8 @@ from export.lower.tflite.precision import store_as_float16
 from export.lower.tflite.text_task import TextTask, append_vocabulary, describe, fit_inputs
 from export.passes import run_pipeline
 
+__all__ = ["FORMS", "TextTask", "write_tflite"]
+
 # What each setting makes of a weight that is used more than once.
 FORMS = {
     LATENCY_FIRST: "FULLY_CONNECTED and BATCH_MATMUL on one buffer; stored once, packed by XNNPACK "

@@ -178,7 +178,7 @@ def _aligned_vector(builder: Any, data: NDArray[np.uint8]) -> Any:
 
 def _all_tensors(graph: Graph) -> dict[Tensor, int]:
     """Number the tensors: inputs first, outputs last, as tools show them."""
-    inputs = [*graph.inputs, *graph.unread]
+    inputs = [*graph.inputs, *graph.unused]
     found: dict[Tensor, int] = {tensor: i for i, tensor in enumerate(inputs)}
     for operator in graph.operators:
         for tensor in (*operator.inputs, *operator.outputs):
@@ -209,7 +209,7 @@ def _subgraph(
     subgraph = schema.SubGraphT()
     subgraph.name = name
     subgraph.tensors = [_tensor(schema, tensor, buffers) for tensor in tensors]
-    subgraph.inputs = [tensors[tensor] for tensor in (*graph.inputs, *graph.unread)]
+    subgraph.inputs = [tensors[tensor] for tensor in (*graph.inputs, *graph.unused)]
     subgraph.outputs = [tensors[tensor] for _, tensor in graph.outputs]
     subgraph.operators = [_operator(schema, op, tensors, codes) for op in graph.operators]
     return subgraph
@@ -252,7 +252,9 @@ def _operator(schema: Any, operator: Operator, tensors: dict[Tensor, int], codes
 def _signature(schema: Any, graph: Graph, tensors: dict[Tensor, int]) -> Any:
     table = schema.SignatureDefT()
     table.signatureKey = SIGNATURE
-    table.inputs = [_named(schema, t.name, tensors[t]) for t in graph.inputs]
+    # LiteRT's compiled models refuse a signature that leaves out an input.
+    inputs = (*graph.inputs, *graph.unused)
+    table.inputs = [_named(schema, t.name, tensors[t]) for t in inputs]
     table.outputs = [_named(schema, name, tensors[t]) for name, t in graph.outputs]
     return table
 

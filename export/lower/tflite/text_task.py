@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from export.lower.tflite.graph import Graph, Operator, Tensor
+from export.records import UNUSED
 
 VOCABULARY = "vocab.txt"
-SEGMENTS = "segment_ids"
+_SEGMENTS = "segment_ids"
 _IDENTIFIER = b"M001"
 _MIN_PARSER = "1.1.0"  # the first that knows the tokenizers among the inputs' process units
 _VOCABULARY_FILE, _BERT_TOKENIZER = 5, 4  # AssociatedFileType, ProcessUnitOptions
@@ -103,7 +104,8 @@ def fit_inputs(graph: Graph, task: TextTask) -> None:
         steps.append(Operator("CAST", [cut], [tensor]))
         graph.inputs[place] = given
     graph.operators[:0] = steps
-    graph.unread = [Tensor(SEGMENTS, graph.inputs[0].shape, graph.inputs[0].dtype)]
+    first = graph.inputs[0]
+    graph.unused = [Tensor(f"{UNUSED}{_SEGMENTS}", first.shape, first.dtype)]
 
 
 def _cut(given: Tensor, cut: Tensor, tokens: int) -> Operator:
@@ -121,10 +123,10 @@ def describe(graph: Graph, task: TextTask) -> bytes:
     """Write the metadata of a graph whose inputs were fitted."""
     import flatbuffers
 
-    known = {task.ids: "ids", task.mask: "mask"}
+    known = {task.ids: "ids", task.mask: "mask", f"{UNUSED}{_SEGMENTS}": _SEGMENTS}
     vocabulary = _Table(VOCABULARY, "A token a line, in the order of the ids.", _VOCABULARY_FILE)
     tokenizer = _Table((_BERT_TOKENIZER, _Table([vocabulary])))
-    inputs = [*graph.inputs, *graph.unread]
+    inputs = [*graph.inputs, *graph.unused]
     main = _Table(
         None,
         None,
