@@ -29,7 +29,7 @@ class AppContents:
         output: name of the graph's output, ``(batch, dimension)``.
         tokens: the longest text, in tokens; the tokenizer cuts what is longer.
         dimension: length of an embedding.
-        tokenizer: folder of ``tokenizer.json`` and ``vocab.txt``.
+        tokenizer: folder of ``tokenizer.json``, ``tokenizer_config.json`` and ``vocab.txt``.
         golden: file with texts, their token ids and the model's own embeddings of them.
         licence: of the weights; empty where it is not known.
         download_bytes: size of each file that the app carries, by path.
@@ -46,6 +46,16 @@ class AppContents:
     golden: str
     licence: str
     download_bytes: Mapping[str, int]
+
+    @property
+    def least_cosine(self) -> float:
+        """What an app's own test asks of an embedding and the model's own of the same text."""
+        return 0.9999 if self.precision == "float32" else 0.999
+
+    @property
+    def compiled(self) -> str:
+        """What Xcode makes of the Core ML package."""
+        return Path(self.artifacts["mlpackage"]).with_suffix(".mlmodelc").name
 
 
 def write_app(folder: Path, platform: str, contents: AppContents) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from devices.golden import EMBEDDINGS, write_embeddings
 from devices.options import NAIVE
 from devices.source import Source
 from devices.steps import Step
-from devices.target import require_app
+from devices.target import Platform, require_app
 from export.errors import UserError
 
 _TEXTS = (
@@ -27,6 +28,12 @@ _TEXTS = (
     "A cat sleeps on the warm windowsill.",
     "Café prices rose by 3.5% in 2024!",
 )
+# What an app carries of the tokenizer; a .tflite has its vocabulary inside.
+_TOKENIZER_FILES: dict[Platform, tuple[str, ...]] = {
+    "android": (),
+    "iphone": ("tokenizer.json", "tokenizer_config.json"),
+    "web": ("tokenizer.json",),
+}
 LICENCES, LICENCE_TEXT = "LICENCES.md", "Apache-2.0.txt"
 
 
@@ -70,6 +77,8 @@ def _write_tokenizer(work: Work, pieces: WordPiece) -> None:
     folder.mkdir(exist_ok=True)
     shutil.copyfile(work.source.tokenizer, folder / "tokenizer.json")
     (folder / "vocab.txt").write_text(pieces.text, encoding="utf-8")
+    config = json.dumps(pieces.config, indent=1)
+    (folder / "tokenizer_config.json").write_text(f"{config}\n", encoding="utf-8")
 
 
 def _write_golden(work: Work) -> None:
@@ -91,8 +100,10 @@ def _contents_of(work: Work, made: Sequence[Made], pieces: WordPiece) -> AppCont
     first = {one.artifact.format: one for one in reversed(ours)}
     artifact = ours[0].artifact
     (ids, mask), (output, *_) = artifact.inputs, artifact.outputs
-    carried = {one.artifact.path: one.artifact.bytes for one in first.values()}
-    for name in ("tokenizer.json", "vocab.txt"):
+    carried: dict[str, int] = {}
+    for one in first.values():
+        carried |= _carried(work.folder, one)
+    for name in _TOKENIZER_FILES[require_app(work.target)]:
         carried[f"{TOKENIZER}/{name}"] = (work.folder / TOKENIZER / name).stat().st_size
     return AppContents(
         model=work.source.name,
@@ -107,3 +118,13 @@ def _contents_of(work: Work, made: Sequence[Made], pieces: WordPiece) -> AppCont
         licence=work.source.licence,
         download_bytes=carried,
     )
+
+
+def _carried(folder: Path, made: Made) -> dict[str, int]:
+    """Give the size of each file of an artifact, and of a package as a whole, by path."""
+    sizes: dict[str, int] = {}
+    beside = (folder / made.artifact.path).parent
+    for name in made.artifact.sha256:
+        path = (beside / Path(name).parts[0]).relative_to(folder).as_posix()
+        sizes[path] = sizes.get(path, 0) + (beside / name).stat().st_size
+    return sizes
