@@ -92,31 +92,41 @@ class TextTask:
 def fit_inputs(graph: Graph, task: TextTask) -> None:
     """Make the inputs those that MediaPipe feeds: int32, and of any number of tokens.
 
-    It cuts no text where the number may vary, so the graph does: tokens that are too many for the
-    encoder are left out, and with them the [SEP] at their end.
+    It cuts no text where the number may vary, so the graph does, as tokenizers do: what is too
+    much is left out before the last token, which ends the text.
     """
     steps: list[Operator] = []
     for place, tensor in enumerate(graph.inputs):
         given = Tensor(tensor.name, tensor.shape, np.dtype(np.int32))
-        cut = Tensor(f"{tensor.name}_cut", tensor.shape, given.dtype)
+        steps += _cut(given, tensor, task.tokens)
         tensor.name = f"{tensor.name}_wide"
-        steps.append(_cut(given, cut, task.tokens))
-        steps.append(Operator("CAST", [cut], [tensor]))
         graph.inputs[place] = given
     graph.operators[:0] = steps
     first = graph.inputs[0]
     graph.unused = [Tensor(f"{UNUSED}{_SEGMENTS}", first.shape, first.dtype)]
 
 
-def _cut(given: Tensor, cut: Tensor, tokens: int) -> Operator:
-    """Keep the first tokens; a slice that ends behind its input ends with it."""
-    names = ("first", "behind", "step")
-    values = ([0, 0], [0, tokens], [1, 1])
-    bounds = [
-        Tensor(f"{given.name}_{name}", (2,), np.dtype(np.int32), np.asarray(value, np.int32))
-        for name, value in zip(names, values, strict=True)
+def _cut(given: Tensor, wide: Tensor, tokens: int) -> list[Operator]:
+    """Keep the first tokens and the last one, ``tokens`` at most, in the type of ``wide``."""
+
+    def part(name: str) -> Tensor:
+        return Tensor(f"{given.name}_{name}", given.shape, given.dtype)
+
+    def pair(value: int) -> Tensor:
+        values = np.asarray([0, value], np.int32)
+        return Tensor(f"{given.name}_at", (2,), values.dtype, values)
+
+    start, first, last, cut = map(part, ("start", "first", "last", "cut"))
+    step = Tensor(f"{given.name}_step", (2,), given.dtype, np.ones(2, np.int32))
+    rows, to_the_end = {"beginMask": 1, "endMask": 1}, {"beginMask": 1, "endMask": 3}
+    return [
+        Operator("STRIDED_SLICE", [given, pair(0), pair(-1), step], [start], rows),
+        # A slice that ends behind its input ends with it.
+        Operator("STRIDED_SLICE", [start, pair(0), pair(tokens - 1), step], [first], rows),
+        Operator("STRIDED_SLICE", [given, pair(-1), pair(0), step], [last], to_the_end),
+        Operator("CONCATENATION", [first, last], [cut], {"axis": 1}),
+        Operator("CAST", [cut], [wide]),
     ]
-    return Operator("STRIDED_SLICE", [given, *bounds], [cut], {"beginMask": 1, "endMask": 1})
 
 
 def describe(graph: Graph, task: TextTask) -> bytes:
