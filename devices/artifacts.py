@@ -232,9 +232,9 @@ def _write_tflite(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
 def _text_task(work: Work) -> TextTask | None:
     """Say what MediaPipe must know of a text encoder; None for another model."""
     source = work.source
-    if source.tokenizer is None:
+    if source.texts is None:
         return None
-    pieces = read_wordpiece(source.tokenizer)
+    pieces = read_wordpiece(source.texts.tokenizer)
     ids, mask = (value.name or "" for value in work.canonical.graph.inputs)
     vocabulary = pieces.text.encode()
     return TextTask(source.name, ids, mask, pieces.tokens, vocabulary, source.licence)

@@ -36,7 +36,6 @@ class OnnxSource:
     licence: str = ""
     texts: None = None
     largest: Mapping[str, int] = field(default_factory=dict)
-    tokenizer: None = None
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from weightspace.models.minilm import PostNormBlock, TextEncoder
 
 TOKENIZER = Path(__file__).parent / "data" / "tokenizer.json"  # of BERT's kind
 TOKENS, VOCABULARY, DIM = 24, 128, 32
-AXES = ({0: "batch", 1: "tokens"},) * 2
+AXES = ({0: "batch", 1: "sequence"},) * 2
 TEXTS = (
     "the cat sat on the dog",
     "How do I reset my password?",

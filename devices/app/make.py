@@ -9,25 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from devices.app import APP, TOKENIZER, AppContents, render, write_app
 from devices.app.wordpiece import WordPiece, read_wordpiece
 from devices.artifacts import Made, Work
-from devices.golden import EMBEDDINGS, write_embeddings
+from devices.golden import EMBEDDINGS
 from devices.options import NAIVE
 from devices.source import Source
 from devices.steps import Step
 from devices.target import Platform, require_app
 from export.errors import UserError
 
-_TEXTS = (
-    "How do I reset my password?",
-    "The weather in Paris is lovely in spring.",
-    "Machine learning on a phone needs small models.",
-    "A cat sleeps on the warm windowsill.",
-    "Café prices rose by 3.5% in 2024!",
-)
 # What an app carries of the tokenizer; a .tflite has its vocabulary inside.
 _TOKENIZER_FILES: dict[Platform, tuple[str, ...]] = {
     "android": (),
@@ -44,12 +35,12 @@ def require_tokenizer(source: Source) -> WordPiece:
         UserError: the model is none.
         BadFileError: its tokenizer cannot be read, or is not of the kind that apps have.
     """
-    if source.tokenizer is None:
+    if source.texts is None:
         raise UserError(
             f"--app needs a text encoder with its tokenizer, such as minilm-pe; {source.name!r} "
             "has none (docs/models.md tells how a factory names one)"
         )
-    return read_wordpiece(source.tokenizer)
+    return read_wordpiece(source.texts.tokenizer)
 
 
 def make_app(work: Work, made: Sequence[Made], tell: Step) -> dict[str, Any]:
@@ -63,8 +54,6 @@ def make_app(work: Work, made: Sequence[Made], tell: Step) -> dict[str, Any]:
     tell(f"writing the {platform} example")
     pieces = require_tokenizer(work.source)
     _write_tokenizer(work, pieces)
-    if not (work.folder / EMBEDDINGS).exists():
-        _write_golden(work)
     contents = _contents_of(work, made, pieces)
     (work.folder / LICENCES).write_text(render(f"{LICENCES}.jinja", contents), encoding="utf-8")
     shutil.copyfile(Path(__file__).parent / LICENCE_TEXT, work.folder / LICENCE_TEXT)
@@ -75,23 +64,10 @@ def make_app(work: Work, made: Sequence[Made], tell: Step) -> dict[str, Any]:
 def _write_tokenizer(work: Work, pieces: WordPiece) -> None:
     folder = work.folder / TOKENIZER
     folder.mkdir(exist_ok=True)
-    shutil.copyfile(work.source.tokenizer, folder / "tokenizer.json")
+    shutil.copyfile(pieces.path, folder / "tokenizer.json")
     (folder / "vocab.txt").write_text(pieces.text, encoding="utf-8")
     config = json.dumps(pieces.config, indent=1)
     (folder / "tokenizer_config.json").write_text(f"{config}\n", encoding="utf-8")
-
-
-def _write_golden(work: Work) -> None:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(work.source.tokenizer))
-    tokenizer.no_padding()
-    ids = [tokenizer.encode(text).ids for text in _TEXTS]
-    rows = []
-    for one in ids:
-        inputs = [np.asarray([one]), np.ones((1, len(one)), np.int64)]
-        rows.append(work.source.reference(inputs)[0][0])
-    write_embeddings(work.folder, _TEXTS, ids, rows)
 
 
 def _contents_of(work: Work, made: Sequence[Made], pieces: WordPiece) -> AppContents:

@@ -15,10 +15,12 @@ class WordPiece:
     """BERT's tokenizer: lower case, words, then the longest pieces of the vocabulary.
 
     Args:
+        path: of its ``tokenizer.json``.
         vocabulary: the pieces, in the order of their ids.
         tokens: where texts are cut, in tokens.
     """
 
+    path: Path
     vocabulary: tuple[str, ...]
     tokens: int
 
@@ -61,4 +63,4 @@ def read_wordpiece(path: Path) -> WordPiece:
         raise BadFileError(f"{path} does not lower its texts as BERT's uncased tokenizer does")
     if not isinstance(tokens, int):
         raise BadFileError(f"{path} cuts no text; save it with truncation at the encoder's tokens")
-    return WordPiece(tuple(sorted(ids, key=lambda piece: ids[piece])), tokens)
+    return WordPiece(path, tuple(sorted(ids, key=lambda piece: ids[piece])), tokens)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from devices.app import write_app
@@ -62,14 +61,6 @@ def test_examples_name_the_files_of_their_bundle(platform, request):
         assert (bundle.folder / name).exists()
     assert f"{DIM} numbers" in text
     assert f"{TOKENS} tokens" in text
-
-
-def test_golden_embeddings_are_of_length_1_and_as_many_as_texts(android):
-    golden = json.loads((android.folder / "golden" / "embeddings.json").read_text())
-    embeddings = np.asarray(golden["embeddings"])
-    assert embeddings.shape == (len(golden["texts"]), DIM)
-    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
-    assert len(golden["input_ids"]) == len(golden["texts"])
 
 
 def test_the_tokenizer_is_there_in_the_forms_that_libraries_read(iphone):
