@@ -80,6 +80,18 @@ def test_weights_of_16_bits_in_either_setting_give_them_too(float16, setting):
     assert ((found * torchs(TEXTS)).sum(1) >= 0.999).all()
 
 
+def test_the_encoder_that_ships_gives_its_golden_embeddings(tmp_path):
+    options = Options(settings=("latency-first",), precisions=("float16",), profile=False, app=True)
+    bundle = deploy("minilm-pe", find_target("android"), tmp_path / "out", options)
+    (artifact,) = bundle.manifest["artifacts"]
+    assert artifact["weight_bytes"] <= 1.01 * artifact["unique_bytes"]
+    golden = json.loads((bundle.folder / "golden" / "embeddings.json").read_text())
+    texts = [written(text) for text in golden["texts"]]
+    found = embedded(bundle.folder / artifact["path"], texts)
+    assert len(found) == 64
+    assert ((found * np.asarray(golden["embeddings"])).sum(1) >= 0.999).all()
+
+
 def test_a_text_that_is_too_long_is_cut_and_the_next_one_is_embedded_all_the_same(android):
     found = embedded(android.folder / "model.latency-first.tflite", [LONG, TEXTS[0]])
     assert ((found * torchs([LONG, TEXTS[0]])).sum(1) >= 0.9999).all()
