@@ -78,6 +78,8 @@ _NEEDED_STEPS = ("build", "run")
 
 # As in export/records.py: a session option that names a library of kernels to register.
 KERNELS = "custom_ops_library"
+# How the name of an input begins that nothing reads; it is not fed.
+UNUSED = "unused_"
 
 # Format -> the modules that run it, the first that is there, and the packages that hold them.
 RUNTIMES = {
@@ -406,14 +408,16 @@ class TfliteSession:
         module = importlib.import_module(f"{_module('tflite')}.interpreter")
         self._interpreter = module.Interpreter(model_path=path, num_threads=threads)
         self._interpreter.allocate_tensors()
-        named = self._named()
+        inputs, outputs = self._named()
+        inputs = [(name, one) for name, one in inputs if not name.startswith(UNUSED)]
         self.inputs = [
             (name, _numpy().dtype(one["dtype"]).name, [_dim(n) for n in one["shape_signature"]])
-            for name, one in named[0]
+            for name, one in inputs
         ]
-        self._places = {name: int(one["index"]) for name, one in named[0]}
-        self._outputs = {name: int(one["index"]) for name, one in named[1]}
-        self._shapes = {name: tuple(map(int, one["shape"])) for name, one in named[0]}
+        self._places = {name: int(one["index"]) for name, one in inputs}
+        self._kinds = {name: one["dtype"] for name, one in inputs}
+        self._outputs = {name: int(one["index"]) for name, one in outputs}
+        self._shapes = {name: tuple(map(int, one["shape"])) for name, one in inputs}
         self._accepted: list[Any] = []
 
     def run(self, feeds: Feeds) -> dict[str, Any]:
@@ -424,7 +428,8 @@ class TfliteSession:
             self._resize(feeds)
             self._accepted = given
         for name, array in feeds.items():
-            self._interpreter.set_tensor(self._places[name], array)
+            fitted = array.astype(self._kinds[name], copy=False)  # int64 where the file has int32
+            self._interpreter.set_tensor(self._places[name], fitted)
         self._interpreter.invoke()
         return {name: self._interpreter.get_tensor(place) for name, place in self._outputs.items()}
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from devices.app.wordpiece import read_wordpiece
 from devices.engines import make_engines
 from devices.forms import choose_form
 from devices.golden import Golden, write_embeddings, write_golden
@@ -29,7 +30,7 @@ from export.lower.tensorrt import recipe_of, write_naive_tensorrt, write_tensorr
 from export.lower.tensorrt.profiles import profiles_of
 from export.lower.tensorrt.recipe import write_recipe
 from export.lower.tflite import FORMS as TFLITE_FORMS
-from export.lower.tflite import write_tflite
+from export.lower.tflite import TextTask, write_tflite
 from export.manifest import files_of, sha256_of, versions
 from export.onnx_io import load_model, specs_of
 from export.parity import compare_outputs, limit_of
@@ -220,12 +221,23 @@ def _write_tflite(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
     tell("lowering to tflite")
     for setting in work.options.settings:
         path = work.folder / f"model.{setting}.tflite"
-        write_tflite(work.canonical, path, setting, precision)
+        write_tflite(work.canonical, path, setting, precision, _text_task(work))
         yield _Written(path, setting, TFLITE_FORMS[setting])
     naive = work.naive_folder / NAIVE_PATHS["tflite"]
     naive.parent.mkdir(exist_ok=True)
     write_tflite(load_model(work.naive), naive, precision=precision)
     yield _Written(naive, NAIVE, "the naive ONNX export lowered as it is: a buffer for each use")
+
+
+def _text_task(work: Work) -> TextTask | None:
+    """Say what MediaPipe must know of a text encoder; None for another model."""
+    source = work.source
+    if source.texts is None:
+        return None
+    pieces = read_wordpiece(source.texts.tokenizer)
+    ids, mask = (value.name or "" for value in work.canonical.graph.inputs)
+    vocabulary = pieces.text.encode()
+    return TextTask(source.name, ids, mask, pieces.tokens, vocabulary, source.licence)
 
 
 def _write_mlpackage(work: Work, precision: str, tell: Step) -> Iterator[_Written]:

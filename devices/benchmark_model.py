@@ -18,6 +18,7 @@ from devices.report.record import Result, Run
 from devices.transports import Transport
 from export.errors import BadFileError, DeviceError, DeviceLostError, MeasureError, UserError
 from export.records import TensorSpec
+from export.tflite_io import read_tflite
 from runtimes.bench import QUICK, Budget
 from runtimes.records import Environment, Latency
 
@@ -238,7 +239,8 @@ def measure_with_binary(
     ]
     for name in artifacts:
         tell(f"timing {name}")
-        results[name] = _measure(transport, name, names[name], specs, axis, sizes, threads, budget,
+        inputs = [*specs, *_unread(artifacts[name], len(specs))]
+        results[name] = _measure(transport, name, names[name], inputs, axis, sizes, threads, budget,
                                  notes)  # fmt: skip
     environment = _environment(before, _look(transport))
     return Run(
@@ -251,6 +253,13 @@ def measure_with_binary(
         notes=tuple(dict.fromkeys(notes)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _unread(path: Path, known: int) -> list[TensorSpec]:
+    """Describe the inputs that a file has after those of the model; nothing reads them."""
+    graph = read_tflite(path).subgraphs[0]
+    tensors = [graph.tensors[port.tensor] for port in graph.inputs[known:]]
+    return [TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
 
 
 def _measure(

@@ -81,6 +81,12 @@ def export(
     keep_naive: Annotated[
         bool, typer.Option("--keep-naive", help="Keep the naive export, to profile it later.")
     ] = False,
+    app: Annotated[
+        bool,
+        typer.Option(
+            "--app", help="Add the tokenizer, an example for the target's apps and the licences."
+        ),
+    ] = False,
     device: DevicesOption = None,
     tf32: Annotated[
         bool, typer.Option("--tf32", help="TensorRT: let float32 products round to TF32.")
@@ -111,12 +117,14 @@ def export(
 
       weightspace export --target raspberry-pi --model vit-pe-fmnist --device ssh://pi@host
 
+      weightspace export --target phone --model minilm-pe --app
+
       python -m export --target local --model mypackage.nets:make --sizes 1,16,128
     """
     from devices.deploy import deploy
     from devices.options import Options
     from devices.report.terminal import print_report
-    from devices.target import require_format, resolve_target
+    from devices.target import require_app, require_format, resolve_target
     from export.lower.tensorrt.recipe import RecipeOptions
     from runtimes.bench import FULL, QUICK
 
@@ -128,6 +136,7 @@ def export(
         budget=FULL if full else QUICK,
         profile=not no_profile,
         keep_naive=keep_naive,
+        app=app,
         devices=_devices(device),
         recipe=RecipeOptions(
             workspace_bytes=workspace_mib * 2**20,
@@ -140,6 +149,8 @@ def export(
     targets = resolve_target(target)
     for each in targets:
         require_format(each)  # before the first takes its minutes
+        if app:
+            require_app(each)
     base = folder or Path("out") / f"{_slug(model)}-{target}"
     manifests = []
     for each in targets:
@@ -149,6 +160,8 @@ def export(
         manifests.append(done.manifest)
         if not as_json:
             print_report(done.report, console.out, place / "report.html")
+            if app:
+                _print_app(done.manifest["app"], place)
     if as_json:
         console.print_json(manifests[0] if len(manifests) == 1 else manifests)
 
@@ -310,6 +323,18 @@ def _range(text: str) -> tuple[str, Any]:
 
 def _slug(model: str) -> str:
     return Path(model).stem if model.endswith((".pt2", ".safetensors")) else model.split(":")[-1]
+
+
+def _print_app(app: dict[str, Any], folder: Path) -> None:
+    """Show what an app carries and where its instructions are."""
+    from devices.report.units import format_bytes
+
+    parts = [f"{path} {format_bytes(size)}" for path, size in app["download_bytes"].items()]
+    total = format_bytes(sum(app["download_bytes"].values()))
+    console.out.print(
+        f"App: {folder / app['folder'] / 'README.md'}; carries {total}: {', '.join(parts)}",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _print_operators(path: str, found: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from devices.app.make import make_app, require_tokenizer
 from devices.artifacts import NAIVE_PATHS, Made, Work, make_artifacts
 from devices.estimate import estimate
 from devices.golden import read_golden
@@ -80,12 +81,15 @@ def deploy(
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="weightspace-"))
         tell(f"tracing {model}")
         source = resolve(model)
+        if options.app:
+            require_tokenizer(source)
         ties, canonical = capture_canonical(source, tell)
         tell("making the naive export to compare with")
         naive_folder = folder if options.keep_naive else Path(scratch)
         naive = make_naive(source, naive_folder)
         work = Work(source, ties, canonical, naive, naive_folder, folder, target, options)
         made, left_out = make_artifacts(work, tell)
+        app = make_app(work, made, tell) if options.app else None
         report = make_report(work, made, left_out, tell)
         report, failures = _on_devices(report, work, made, tell)
         write_reports(report, folder)
@@ -98,6 +102,7 @@ def deploy(
             precision=artifacts[0].precision,
             artifacts=artifacts,
             profile=profile_entries(report),
+            app=app,
         )
         write_manifest(manifest, folder)
     if failures:

@@ -24,6 +24,7 @@ class Options:
         sizes: sizes of the swept axis; None for a choice by the model.
         profile: False leaves the measurements out.
         keep_naive: keep the naive exports in the bundle, so that they can be profiled later.
+        app: add the tokenizer, an example for the target's apps and the licences.
         devices: where to measure too, besides this machine.
         recipe: how a TensorRT engine is built.
         ranges: sizes of dynamic axes that a TensorRT engine takes, by the axis' name.
@@ -36,6 +37,7 @@ class Options:
     budget: Budget = QUICK
     profile: bool = True
     keep_naive: bool = False
+    app: bool = False
     devices: tuple[Device, ...] = ()
     recipe: RecipeOptions = field(default_factory=RecipeOptions)
     ranges: Mapping[str, Range] = field(default_factory=dict)

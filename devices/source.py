@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from devices.app.wordpiece import read_wordpiece
 from devices.onnx_source import OnnxSource
 from export.capture import DynamicShapes, capture, example_inputs_of, trace
 from export.errors import BadFileError, MissingExtraError, UnknownNameError, UserError
@@ -58,13 +59,11 @@ class Texts:
     Args:
         input_ids: token ids of each text, without padding.
         tokenizer: file in the format of the tokenizers library.
-        vocabulary: file with a token a line; its number, from 0 on, is its id.
     """
 
     texts: tuple[str, ...]
     input_ids: tuple[tuple[int, ...], ...]
     tokenizer: Path
-    vocabulary: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +196,9 @@ def _from_zoo(name: str) -> TorchSource:
     except CheckpointError as error:
         raise BadFileError(str(error)) from error
     spec, checkpoint = model.spec, model.checkpoint
-    texts = _texts_of(spec) if isinstance(spec, TextSpec) else None  # before the slow part
+    texts = None
+    if isinstance(spec, TextSpec):  # before the slow part
+        texts = _texts_of(path_of(spec.tokenizer), spec.positions)
     small = is_for_fashion_mnist(spec) and checkpoint is not None
     origin = name if name in MODELS else Path(name).name
     source = TorchSource(
@@ -225,7 +226,7 @@ def _from_zoo(name: str) -> TorchSource:
     )
 
 
-def _texts_of(spec: TextSpec) -> Texts:
+def _texts_of(tokenizer: Path, longest: int) -> Texts:
     """Tokenise the texts that ship.
 
     Raises:
@@ -233,12 +234,10 @@ def _texts_of(spec: TextSpec) -> Texts:
     """
     texts = sample_texts()
     try:
-        ids = encode(load_tokenizer(path_of(spec.tokenizer)), texts)
+        ids = encode(load_tokenizer(tokenizer), texts, longest)
     except ImportError as error:
         raise MissingExtraError.of("tokenizers", "text") from error
-    return Texts(
-        tuple(texts), tuple(map(tuple, ids)), path_of(spec.tokenizer), path_of(spec.tokens)
-    )
+    return Texts(tuple(texts), tuple(map(tuple, ids)), tokenizer)
 
 
 def _from_factory(name: str) -> TorchSource:
@@ -264,7 +263,12 @@ def _from_factory(name: str) -> TorchSource:
         )
     shapes: DynamicShapes = parts[2] if len(parts) > 2 else ()
     program = trace(module, inputs, shapes or None)
-    return TorchSource(attribute, name, program, shapes, None, None)
+    source = TorchSource(attribute, name, program, shapes, None, None)
+    if (tokenizer := getattr(module, "tokenizer", None)) is None:
+        return source
+    tokens = read_wordpiece(Path(tokenizer)).tokens
+    texts = _texts_of(Path(tokenizer), tokens)
+    return replace(source, texts=texts, largest={SEQUENCE: tokens})
 
 
 def _from_program(path: Path) -> TorchSource:

@@ -29,6 +29,7 @@ Format = Literal["onnx", "tflite", "tensorrt", "mlpackage"]
 Runtime = Literal["onnxruntime", "litert", "tensorrt", "coreml"]
 Precision = Literal["float32", "float16"]
 Transport = Literal["local", "ssh", "adb", "mac"]
+Platform = Literal["android", "iphone", "web"]
 
 _ARCH_BY_MACHINE: dict[str, Arch] = {
     "aarch64": "aarch64", "arm64": "aarch64", "x86_64": "x86_64", "amd64": "x86_64",
@@ -57,6 +58,7 @@ class Target:
 
     Args:
         formats: formats that it runs, in order of preference.
+        app: the platform whose apps run its artifacts; None where there is no example for one.
         members: names of the targets that this one stands for; then it has nothing else.
         read_at_run_time: whether arch, cpu, cores and memory were read from this machine.
         memory_bandwidth_bytes_per_s: what reading reaches where somebody measured it, the peak
@@ -74,6 +76,7 @@ class Target:
     runtime: Runtime | None = None
     precision: Precision | None = None
     transport: Transport | None = None
+    app: Platform | None = None
     members: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     read_at_run_time: bool = False
@@ -105,7 +108,7 @@ FIGURES = (
     "peak_flops_fp32_per_s", "peak_flops_fp16_per_s",
 )  # fmt: skip
 
-# Key -> the values it may have; every target that is not a group has all four.
+# Key -> the values it may have; every target that is not a group has all four, and may have "app".
 _CHOICES: dict[str, tuple[str, ...]] = {
     "arch": get_args(Arch),
     "runtime": get_args(Runtime),
@@ -113,7 +116,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "transport": get_args(Transport),
 }
 _FILE_KEYS = (
-    "name", "title", "aliases", *_CHOICES, "cpu", "formats", "members", "notes",
+    "name", "title", "aliases", *_CHOICES, "cpu", "formats", "app", "members", "notes",
     "read_at_run_time", "figures",
 )  # fmt: skip
 _FIGURE_KEYS = ("value", "source", "kind", "note")
@@ -202,6 +205,23 @@ def require_format(target: Target) -> str:
     )
 
 
+def require_app(target: Target) -> Platform:
+    """Give the platform of a target's apps.
+
+    Raises:
+        UserError: there is no example for the target; those that have one are named.
+    """
+    if target.app is not None:
+        return target.app
+    targets = load_targets().values()
+    singles = [each.name for each in targets if each.app]
+    groups = [each.name for each in targets if set(each.members) & set(singles)]
+    raise UserError(
+        f"target {target.name!r} has no app example; --app goes with: "
+        f"{', '.join(sorted(singles + groups))}"
+    )
+
+
 def load_target_file(path: Path) -> Target:
     """Read one target from a TOML file, and refuse anything that is not of the form.
 
@@ -228,6 +248,8 @@ def load_target_file(path: Path) -> Target:
     for key, choices in _CHOICES.items():
         if key not in values:
             values[key] = _choice(path, _text(path, data, key), key, choices)
+    if "app" in data:
+        values["app"] = _choice(path, _text(path, data, "app"), "app", get_args(Platform))
     return Target(**values | _figures(path, data))
 
 

@@ -27,6 +27,7 @@ def manifest_of(
     precision: str,
     artifacts: Sequence[Artifact],
     profile: Sequence[Mapping[str, Any]],
+    app: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put a bundle's records into the manifest's form.
 
@@ -34,6 +35,7 @@ def manifest_of(
         name: the model's name.
         source: where it came from: a zoo name, ``package.module:factory`` or a file's name.
         profile: the measurements, each as in the manifest.
+        app: what the bundle holds for an app; None where that was not asked for.
     """
     return {
         "schema": SCHEMA,
@@ -58,6 +60,7 @@ def manifest_of(
         "target": {"name": target, "precision": precision},
         "artifacts": [_artifact_entry(artifact) for artifact in artifacts],
         "profile": [dict(entry) for entry in profile],
+        **({"app": dict(app)} if app is not None else {}),
     }
 
 

@@ -22,6 +22,8 @@ INDEX = "index"  # the last step of a view, of what says where another tensor is
 # Key of a session option: a library with kernels for operators of the model, by its path from the
 # artifact's folder. The model runs without it as well.
 KERNELS = "custom_ops_library"
+# How the name of an input begins that nothing reads: some clients of a format insist on feeding it.
+UNUSED = "unused_"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,27 @@ def check_feeds(
             )
 
 
+def narrowed(
+    name: str, inputs: Sequence[TensorSpec], feeds: Mapping[str, NDArray[np.generic]]
+) -> dict[str, NDArray[np.generic]]:
+    """Give integers in 32 bits where an artifact takes them so; its graph may have taken 64.
+
+    Args:
+        name: of the artifact, for messages.
+
+    Raises:
+        MeasureError: a number does not fit.
+    """
+    found = dict(feeds)
+    for spec in inputs:
+        array = feeds.get(spec.name)
+        if spec.dtype == "int32" and array is not None and array.dtype == np.int64:
+            found[spec.name] = array.astype(np.int32)
+            if not np.array_equal(found[spec.name], array):
+                raise MeasureError(f"input {spec.name!r} of {name} is int32; given was more")
+    return found
+
+
 def shape_words(shape: Sequence[int | str]) -> str:
     """Write a shape as ``[1, n, 4]``."""
     return f"[{', '.join(map(str, shape))}]"

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import BadFileError, MeasureError, MissingExtraError, UnknownNameError
-from export.records import TensorSpec
-from runtimes.feeds import check_feeds, shape_words
+from export.records import UNUSED, TensorSpec
+from runtimes.feeds import check_feeds, narrowed, shape_words
 from runtimes.fresh import in_fresh_process, save_feeds
 from runtimes.records import OperatorTime
 from runtimes.session import Arrays
@@ -36,20 +36,23 @@ class LitertSession:
     def __init__(self, interpreter: Any, name: str) -> None:
         self._interpreter = interpreter
         self._name = name
-        named = _named_tensors(interpreter)
-        self.inputs, self._input_indices = _specs(named[0])
-        self.outputs, self._output_indices = _specs(named[1])
+        inputs, outputs = _named_tensors(interpreter)
+        inputs = [(name, details) for name, details in inputs if not name.startswith(UNUSED)]
+        self.inputs, self._input_indices = _specs(inputs)
+        self.outputs, self._output_indices = _specs(outputs)
         self._accepted: list[tuple[str, np.dtype[Any], tuple[int, ...]]] | None = None
-        self._shapes = {name: tuple(map(int, details["shape"])) for name, details in named[0]}
+        self._shapes = {name: tuple(map(int, details["shape"])) for name, details in inputs}
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         """Run once: input name to array in, output name to array out.
 
-        Memory is planned anew only when a shape differs from the last run's.
+        Integers of 64 bits are narrowed for an input of 32. Memory is planned anew only when a
+        shape differs from the last run's.
 
         Raises:
             MeasureError: the feeds do not fit the inputs, or the runtime fails on them.
         """
+        feeds = narrowed(self._name, self.inputs, feeds)
         given = [(name, array.dtype, array.shape) for name, array in feeds.items()]
         if given != self._accepted:  # checks would be timed along with every run of a small model
             self._accepted = None
@@ -148,12 +151,12 @@ def operator_profile(
 
     Raises:
         MissingExtraError: ai-edge-litert is not installed.
-        BadFileError: the file is missing or corrupt.
+        BadFileError: the file is missing, corrupt, or uses what the runtime does not have.
         MeasureError: the feeds do not fit, or the installed package has no profiler.
     """
     if not _interpreter_module().__name__.startswith("ai_edge_litert"):
         raise MissingExtraError.of(NAME, "litert")
-    _check_file(path)
+    feeds = narrowed(path.name, open_session(path).inputs, feeds)
     with tempfile.TemporaryDirectory(prefix="weightspace-") as folder:
         request = {
             "path": str(path.resolve()),

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import MeasureError
+from export.records import UNUSED
 from runtimes.fresh import load_feeds
 
 _LIBRARIES = ("libLiteRt.so", "libLiteRt.dylib", "libLiteRt.dll")
@@ -101,7 +102,9 @@ def main(request: dict[str, Any]) -> list[dict[str, Any]]:
     compiled = _compile(library, environment, model, request["threads"], request["optimize"])
     place, names = _signature_of(library, model, feeds)
     signature = library.make("GetModelSignature", model, place)
-    inputs = _inputs(library, environment, compiled, signature, place, [feeds[n] for n in names])
+    unread = np.zeros_like(next(iter(feeds.values())))
+    arrays = [unread if name.startswith(UNUSED) else feeds[name] for name in names]
+    inputs = _inputs(library, environment, compiled, signature, place, arrays)
     outputs = _outputs(library, environment, compiled, signature, place)
     run = compiled, place, c_size_t(len(inputs)), inputs, c_size_t(len(outputs)), outputs
     for _ in range(_WARM_UP_RUNS):
@@ -156,7 +159,7 @@ def _signature_of(
             name = c_char_p()
             library.call("GetSignatureInputName", signature, c_size_t(i), byref(name))
             found.append((name.value or b"").decode())
-        if set(found) == set(feeds):
+        if {name for name in found if not name.startswith(UNUSED)} == set(feeds):
             return c_size_t(place), found
     raise MeasureError(f"it takes the inputs {found}; given were {list(feeds)}")
 

@@ -52,7 +52,6 @@ class TextSpec:
         twin: name of the untied twin; None for a twin itself.
         checkpoint: file of trained weights in ``weightspace/zoo``; None where none is shipped.
         tokenizer: file in ``weightspace/zoo``, in the format of the tokenizers library.
-        tokens: file in ``weightspace/zoo``: the vocabulary, a token a line.
         source: the paper.
     """
 
@@ -64,7 +63,6 @@ class TextSpec:
     twin: str | None
     checkpoint: str | None = None
     tokenizer: str = "minilm-tokenizer.json"
-    tokens: str = "minilm-vocab.txt"
     source: str = "arXiv:2002.10957"
 
     input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")

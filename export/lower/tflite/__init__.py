@@ -13,7 +13,10 @@ from export.lower.tflite.flatbuffer import write
 from export.lower.tflite.fuse import fuse
 from export.lower.tflite.once import compute_once
 from export.lower.tflite.precision import store_as_float16
+from export.lower.tflite.text_task import TextTask, append_vocabulary, describe, fit_inputs
 from export.passes import run_pipeline
+
+__all__ = ["FORMS", "TextTask", "write_tflite"]
 
 # What each setting makes of a weight that is used more than once.
 FORMS = {
@@ -29,12 +32,14 @@ def write_tflite(
     path: Path,
     setting: str = LATENCY_FIRST,
     precision: str = "float32",
+    text: TextTask | None = None,
 ) -> None:
     """Lower a canonical ONNX graph and write it; the graph itself is left as it is.
 
     Args:
         setting: ``latency-first`` or ``memory-first``.
         precision: of the stored weights, ``float32`` or ``float16``; arithmetic is in float32.
+        text: of a text encoder, for MediaPipe; its integers are then of 32 bits.
 
     Raises:
         MissingExtraError: ai-edge-litert is not installed.
@@ -45,8 +50,13 @@ def write_tflite(
     InlinePass()(model)
     run_pipeline("tflite", model)
     graph = convert(model, memory_first=setting == MEMORY_FIRST)
+    if text is not None:
+        fit_inputs(graph, text)
     fuse(graph)
     if precision == "float16":
         store_as_float16(graph)
     compute_once(graph)
-    write(graph, path, "weightspace")
+    metadata = None if text is None else describe(graph, text)
+    write(graph, path, "weightspace", metadata)
+    if text is not None:
+        append_vocabulary(path, text)

@@ -22,6 +22,7 @@ from export.onnx_io import reason_of
 
 IDENTIFIER = b"TFL3"
 SIGNATURE = "serving_default"
+METADATA = "TFLITE_METADATA"
 _MAX_BYTES = 2**31 - 1  # offsets in a flatbuffer are signed and have 32 bits
 _ALIGNMENT = 16
 _OLDEST_CODES = 127  # larger operator codes do not fit the field that old runtimes read
@@ -82,8 +83,11 @@ _VERSIONS = {
 }  # fmt: skip
 
 
-def write(graph: Graph, path: Path, description: str) -> None:
+def write(graph: Graph, path: Path, description: str, metadata: bytes | None = None) -> None:
     """Write a graph.
+
+    Args:
+        metadata: TFLite's own, a FlatBuffer; None for a file without.
 
     Raises:
         MissingExtraError: the bindings are not installed.
@@ -109,6 +113,11 @@ def write(graph: Graph, path: Path, description: str) -> None:
         for name, each in graphs.items()
     ]
     model.signatureDefs = [_signature(schema, graph, tensors["main"])]
+    if metadata is not None:
+        entry = schema.MetadataT()
+        entry.name = METADATA
+        entry.buffer = buffers.place_of(np.frombuffer(metadata, np.uint8))
+        model.metadata = [entry]
     model.buffers = buffers.tables
     room = buffers.bytes + 1024 * (sum(map(len, tensors.values())) + len(operators) + 8)
     if room > _MAX_BYTES:
@@ -169,7 +178,8 @@ def _aligned_vector(builder: Any, data: NDArray[np.uint8]) -> Any:
 
 def _all_tensors(graph: Graph) -> dict[Tensor, int]:
     """Number the tensors: inputs first, outputs last, as tools show them."""
-    found: dict[Tensor, int] = {tensor: i for i, tensor in enumerate(graph.inputs)}
+    inputs = [*graph.inputs, *graph.unused]
+    found: dict[Tensor, int] = {tensor: i for i, tensor in enumerate(inputs)}
     for operator in graph.operators:
         for tensor in (*operator.inputs, *operator.outputs):
             if tensor is not None:
@@ -199,7 +209,7 @@ def _subgraph(
     subgraph = schema.SubGraphT()
     subgraph.name = name
     subgraph.tensors = [_tensor(schema, tensor, buffers) for tensor in tensors]
-    subgraph.inputs = [tensors[tensor] for tensor in graph.inputs]
+    subgraph.inputs = [tensors[tensor] for tensor in (*graph.inputs, *graph.unused)]
     subgraph.outputs = [tensors[tensor] for _, tensor in graph.outputs]
     subgraph.operators = [_operator(schema, op, tensors, codes) for op in graph.operators]
     return subgraph
@@ -242,7 +252,9 @@ def _operator(schema: Any, operator: Operator, tensors: dict[Tensor, int], codes
 def _signature(schema: Any, graph: Graph, tensors: dict[Tensor, int]) -> Any:
     table = schema.SignatureDefT()
     table.signatureKey = SIGNATURE
-    table.inputs = [_named(schema, t.name, tensors[t]) for t in graph.inputs]
+    # LiteRT's compiled models refuse a signature that leaves out an input.
+    inputs = (*graph.inputs, *graph.unused)
+    table.inputs = [_named(schema, t.name, tensors[t]) for t in inputs]
     table.outputs = [_named(schema, name, tensors[t]) for name, t in graph.outputs]
     return table
 

@@ -57,12 +57,15 @@ class Graph:
 
     Args:
         setup: what runs once, before the first run; it leaves its results in variables.
+        unused: inputs that nothing reads, after the others; their names begin with
+            ``export.records.UNUSED``.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[tuple[str, Tensor]] = field(default_factory=list)
     operators: list[Operator] = field(default_factory=list)
     setup: Graph | None = None
+    unused: list[Tensor] = field(default_factory=list)
 
     def add(
         self,
