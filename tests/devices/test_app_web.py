@@ -191,7 +191,7 @@ def test_litert_js_computes_a_fixed_length_as_torch_does(browser, tmp_path):
     (expected,) = source.reference([ids, mask])
     with served(tmp_path) as url, browser.new_page() as page:
         page.goto(url)
-        page.wait_for_function("globalThis.embed")
+        page.wait_for_function("'embed' in globalThis")
         found = page.evaluate(
             "([ids, mask]) => embed(ids, mask)", [ids.tolist()[0], mask.tolist()[0]]
         )
