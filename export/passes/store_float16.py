@@ -16,8 +16,8 @@ class StoreFloat16Pass(ir.passes.InPlacePass):
     what is halved is the file. Where Gathers alone read a weight, such as an embedding's table, the
     Cast follows them: only the rows that are read become float32, and the table stays as it is.
 
-    Single numbers keep their type: an epsilon would be 0 in float16. Finite numbers beyond 65504
-    become it.
+    Single numbers keep their type, as an epsilon would be 0 in float16, and so do outputs. Finite
+    numbers beyond 65504 become it.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -36,13 +36,15 @@ class StoreFloat16Pass(ir.passes.InPlacePass):
 
 def _is_wide_weight(value: ir.Value) -> bool:
     tensor = value.const_value
-    return tensor is not None and tensor.dtype == _FLOAT and tensor.size > 1
+    if tensor is None or value.is_graph_output():
+        return False
+    return tensor.dtype == _FLOAT and tensor.size > 1
 
 
 def _cast_rows(value: ir.Value) -> bool:
     """Widen what Gathers read of a weight, where nothing else reads it."""
     uses = list(value.uses())
-    if value.is_graph_output() or not all(n.op_type == "Gather" and at == 0 for n, at in uses):
+    if not all(node.op_type == "Gather" and place == 0 for node, place in uses):
         return False
     for gather, _ in uses:
         rows = gather.outputs[0]
@@ -58,7 +60,7 @@ def _cast_rows(value: ir.Value) -> bool:
 
 def _cast_whole(graph: ir.Graph, value: ir.Value) -> None:
     wide = _cast(value, f"{value.name}.wide")
-    value.replace_all_uses_with(wide.outputs[0], replace_graph_outputs=True)
+    value.replace_all_uses_with(wide.outputs[0])
     wide.replace_input_with(0, value)
     graph.insert_before(graph.node(0), wide)
 

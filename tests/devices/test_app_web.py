@@ -157,7 +157,8 @@ def test_a_page_says_what_is_missing(browser, small, tmp_path):
 def test_typescript_accepts_the_example(small):
     tsc = packages(TOOLS) / ".bin" / "tsc"
     options = ["--noEmit", "--strict", "--target", "es2022", "--module", "es2022",
-               "--moduleResolution", "bundler", "--allowJs", "--checkJs", "--skipLibCheck"]  # fmt: skip
+               "--moduleResolution", "bundler", "--allowJs", "--checkJs",
+               "--skipLibCheck"]  # fmt: skip
     done = subprocess.run(
         [tsc, *options, "embedder.js", "search.js"],
         cwd=small / "app" / "web", capture_output=True, text=True, timeout=120,
