@@ -2,8 +2,8 @@
 
 What is downloaded, how large the runtime's memory becomes (WebAssembly's never shrinks, so its size
 is its peak), and the median latency at 16 and 128 tokens, one thread, all in one page in turns.
-``make bench`` runs it as ``python -m benchmarks.browser``; ``--quick`` measures a tenth as long, and
-``--screenshot FILE`` instead takes a picture of the page for semantic search.
+``make bench`` runs it as ``python -m benchmarks.browser``; ``--quick`` measures a tenth as long,
+and ``--screenshot FILE`` instead takes a picture of the page for semantic search.
 """
 
 from __future__ import annotations
@@ -163,10 +163,13 @@ def take_picture(browser: Browser, folder: Path, path: Path) -> None:
     query = "I forgot how to sign in"
     with served(folder) as url, browser.new_page(viewport={"width": 820, "height": 520}) as page:
         page.goto(f"{url}app/web/")
-        page.wait_for_selector("#query:enabled", timeout=120_000)
+        page.wait_for_function(_CHECKED, timeout=120_000)
         page.fill("#query", query)
         page.wait_for_selector(f'#status[data-query="{query}"]')
         page.screenshot(path=path)
+
+
+_CHECKED = "document.querySelector('#check').textContent.includes('cosine')"
 
 
 def _files(folder: Path, path: str) -> list[Path]:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from weightspace.layers import TiedAttention, TiedFFN
 from weightspace.models.minilm import VOCABULARY, FactorisedEmbedding, PostNormBlock, TextEncoder
-from weightspace.teacher import load_teacher, teacher_folder
+from weightspace.zoo import path_of
 
 AXES = ({0: "batch", 1: "sequence"},) * 2
-DIM, POSITIONS = 64, 128
-TOKENIZER = teacher_folder() / "tokenizer.json"
+DIM, POSITIONS = 64, 256
+TOKENIZER = path_of("minilm-tokenizer.json")
 
 
 def small():
     """One tied block behind a thin table, for the whole vocabulary."""
-    return (*_with_examples(_small()), AXES)
-
-
-def teacher():
-    """all-MiniLM-L6-v2 itself."""
-    return (*_with_examples(load_teacher()), AXES)
+    encoder = _small()
+    encoder.tokenizer = TOKENIZER
+    ids = torch.randint(VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    return encoder, (ids * mask, mask), AXES
 
 
 def fixed_length():
-    """The small one for one text of 32 tokens in 32-bit integers, which is what LiteRT.js takes."""
+    """The same for one text of 32 tokens in 32-bit integers, which is what LiteRT.js takes."""
     return _small(), (torch.ones(1, 32, dtype=torch.int32), torch.ones(1, 32, dtype=torch.int32))
 
 
@@ -39,11 +38,3 @@ def _small() -> TextEncoder:
         for parameter in encoder.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return encoder.eval()
-
-
-def _with_examples(encoder: nn.Module):
-    encoder.tokenizer = TOKENIZER
-    ids = torch.randint(VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(ids)
-    mask[1, 9:] = 0
-    return encoder, (ids * mask, mask)

@@ -60,9 +60,12 @@ def opened(browser, folder: Path, *, isolated: bool = False):
             "request", lambda r: r.url.startswith((url, "data:", "blob:")) or errors.append(r.url)
         )
         page.goto(f"{url}app/web/")
-        page.wait_for_selector("#query:enabled", timeout=120_000)
+        page.wait_for_function(_CHECKED, timeout=120_000)
         yield page
         assert errors == []
+
+
+_CHECKED = "document.querySelector('#check').textContent.includes('cosine')"
 
 
 def embeddings_in(page, texts: list[str]) -> np.ndarray:
@@ -78,8 +81,8 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def real(browser, tmp_path_factory) -> Path:
-    """A bundle of a trained encoder."""
-    return bundle_of("tests.browser.encoders:teacher", tmp_path_factory.mktemp("web") / "bundle")
+    """The bundle of the encoder that ships."""
+    return bundle_of("minilm-pe", tmp_path_factory.mktemp("web") / "bundle")
 
 
 def test_a_page_ranks_the_right_sentence_first_and_shows_the_latency(browser, real):

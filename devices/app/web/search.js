@@ -53,17 +53,16 @@ function item({ text, score }) {
 try {
   const started = performance.now();
   const embedder = await Embedder.load("../../");
-  const loaded = performance.now() - started;
-  const smallest = await embedder.check();
   const check = /** @type {HTMLElement} */ (document.querySelector("#check"));
-  check.textContent =
-    `loaded in ${(loaded / 1000).toFixed(1)} s; smallest cosine to the model's own: ${smallest.toFixed(6)}`;
+  check.textContent = `loaded in ${((performance.now() - started) / 1000).toFixed(1)} s`;
   await index(embedder);
   query.addEventListener("input", () => search(embedder));
   sentences.addEventListener("change", () => index(embedder).then(() => search(embedder)));
   query.disabled = false;
   query.focus();
   Object.assign(globalThis, { embedder }); // for the console
+  const smallest = await embedder.check();
+  check.textContent += `; smallest cosine to the model's own embeddings: ${smallest.toFixed(6)}`;
 } catch (error) {
   status.textContent = String(error);
   throw error;
