@@ -25,8 +25,8 @@ from tests.browser.chromium import served
 from tests.browser.encoders import TOKENIZER
 from tests.browser.fixtures import packages
 
-EXAMPLE = Path(__file__).parents[2] / "devices" / "app" / "web"
-TOOLS = Path(__file__).parents[1] / "browser" / "packages"
+EXAMPLE = Path(__file__).parents[3] / "devices" / "app" / "web"
+TOOLS = Path(__file__).parents[2] / "browser" / "packages"
 WITH_APP = Options(profile=False, app=True)
 COSINES = {"float32": 0.9999, "float16": 0.999}
 TEXTS = [
