@@ -208,7 +208,7 @@ def test_arithmetic_that_is_not_counted_is_said():
 
 REFUSED = {
     "android", "galaxy-s24", "iphone", "iphone-15", "iphone-16", "jetson-thor", "local",
-    "pixel-8", "raspberry-pi-zero-2w",
+    "pixel-8", "raspberry-pi-zero-2w", "web",
 }  # fmt: skip
 
 
