@@ -26,6 +26,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/estimate_check.py
 	$(BIN)/python benchmarks/agent_overhead.py
 	$(BIN)/python benchmarks/tensorrt_ties.py
+	$(BIN)/python -m benchmarks.browser
 
 fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .

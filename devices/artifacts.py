@@ -24,7 +24,7 @@ from export.audit_onnx import audit_model
 from export.errors import LoweringError, MissingExtraError, ParityError, UserError, WeightspaceError
 from export.lower.coreml import FORM as COREML_FORM
 from export.lower.coreml import CoremlOptions, ImageInput, Range, write_mlpackage
-from export.lower.ort import write_form
+from export.lower.ort import write_form, write_naive_float16
 from export.lower.tensorrt import FORM as TENSORRT_FORM
 from export.lower.tensorrt import recipe_of, write_naive_tensorrt, write_tensorrt
 from export.lower.tensorrt.profiles import profiles_of
@@ -50,7 +50,7 @@ NAIVE_PATHS = {
     "engine": "naive/model.rtx.engine",
 }
 PRECISIONS = {
-    "onnx": ("float32",),
+    "onnx": ("float32", "float16"),
     "tflite": ("float32", "float16"),
     "mlpackage": ("float16", "float32"),
     "tensorrt": ("float16", "float32"),
@@ -194,16 +194,27 @@ def _part_of(work: Work, precision: str) -> Work:
 
 
 def _write_onnx(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
-    yield _Written(work.naive, NAIVE, work.source.naive_words)
+    yield _naive_onnx(work, precision)
     for setting in work.options.settings:
         form, reason = choose_form(
-            work.canonical, setting, work.naive, work.target, work.options, tell
-        )
+            work.canonical, setting, work.naive, work.target, work.options, tell,
+            precision=precision,
+        )  # fmt: skip
         tell(f"writing {setting} onnx")
         path = work.folder / f"model.{setting}.onnx"
-        write_form(work.canonical, form, path)
+        write_form(work.canonical, form, path, precision=precision)
         kernels = _copy_kernels(work) if form.has_kernel else None
-        yield _Written(path, setting, f"{form.words} ({reason})", kernels=kernels)
+        words = f"{form.words_at(precision)} ({reason})"
+        yield _Written(path, setting, words, kernels=kernels)
+
+
+def _naive_onnx(work: Work, precision: str) -> _Written:
+    if precision == "float32":
+        return _Written(work.naive, NAIVE, work.source.naive_words)
+    path = (work.naive_folder / NAIVE_PATHS["onnx"]).with_suffix(f".{precision}.onnx")
+    path.parent.mkdir(exist_ok=True)
+    write_naive_float16(load_model(work.naive), path)
+    return _Written(path, NAIVE, f"{work.source.naive_words}, its weights stored as float16")
 
 
 def _copy_kernels(work: Work) -> Path:

@@ -33,7 +33,8 @@ Processor = Literal["CPU", "GPU"]
 
 # Whose peak rate a target's file states, and which processor runs a format.
 PROCESSOR_BY_RUNTIME: dict[Runtime, Processor] = {
-    "onnxruntime": "CPU", "litert": "CPU", "tensorrt": "GPU", "coreml": "GPU",
+    "onnxruntime": "CPU", "onnxruntime-web": "CPU", "litert": "CPU",
+    "tensorrt": "GPU", "coreml": "GPU",
 }  # fmt: skip
 PROCESSOR_BY_FORMAT: dict[str, Processor] = {
     "onnx": "CPU", "tflite": "CPU", "tensorrt": "GPU", "mlpackage": "GPU",
@@ -43,8 +44,9 @@ PROCESSOR_BY_FORMAT: dict[str, Processor] = {
 # 28.8, which is 0.39 to 0.62 (github.com/geerlingguy/top500-benchmark, issues 18, 33 and 51). A
 # peak that was measured is taken as it is, and so is a GPU's, for which no such source was found.
 CPU_EFFICIENCY = 0.45
-# LiteRT unpacks float16 weights to float32 when it loads a file, and computes in float32.
-_ARITHMETIC = {("tflite", "float16"): "float32"}
+# LiteRT unpacks float16 weights to float32 when it loads a file, and ONNX Runtime computes the
+# Cast behind them; both compute in float32.
+_ARITHMETIC = {("tflite", "float16"): "float32", ("onnx", "float16"): "float32"}
 # Settings whose runtime packs the weights anew for each use, so that a tie is read twice.
 _COPY_PER_USE = {"onnx": (NAIVE, LATENCY_FIRST), "tflite": (NAIVE, LATENCY_FIRST)}
 # Settings whose runtime computes what depends on no input once, as it loads the model: ONNX Runtime
@@ -287,7 +289,7 @@ def _notes_on(variants: Sequence[Variant]) -> list[str]:
     if any(_graph_of(v) == "one-pass" for v in variants):
         notes.append("The one-pass kernel reads the matrix of a tied FFN once for both products")
     if any(arithmetic_of(v) != v.precision for v in variants):
-        notes.append("LiteRT unpacks float16 weights to float32 as it loads, and reads those")
+        notes.append("float16 weights are made float32 as they are loaded, and are read as those")
     return notes
 
 

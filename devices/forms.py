@@ -35,14 +35,21 @@ def choose_form(
     target: Target,
     options: Options,
     tell: Callable[[str], None],
+    *,
+    precision: str = "float32",
 ) -> tuple[Form, str]:
     """Choose how tied weights are written, and say why.
 
     Forms are timed where this machine has the target's architecture and measuring was asked for.
     On another architecture a form with a kernel is taken where ``bound_by_weights`` tells that
     it must gain; otherwise the first, which is never slower than the naive export.
+
+    Args:
+        precision: of the stored weights.
     """
     forms = CANDIDATES[setting]
+    if precision == "float16":  # the kernel reads its weights as they are stored, in float32
+        forms = tuple(form for form in forms if not form.has_kernel)
     if len(forms) == 1:
         return forms[0], "the form of this setting"
     if target.arch != read_environment().arch:
@@ -50,18 +57,18 @@ def choose_form(
     if not options.profile:
         return forms[0], _untimed(target)
     tell(f"choosing the form of {setting}")
-    return _by_timing(forms, canonical, naive, target, options, tell)
+    return _by_timing(forms, canonical, naive, target, options, tell, precision)
 
 
 def _by_figures(
     forms: Sequence[Form], canonical: ir.Model, target: Target, options: Options
 ) -> tuple[Form, str]:
     sizes = options.sizes or axis_of(specs_of(canonical.graph.inputs))[1]
-    if not bound_by_weights(canonical, target, sizes, options.threads):
+    kernel = next((form for form in forms if form.has_kernel), None)
+    if kernel is None or not bound_by_weights(canonical, target, sizes, options.threads):
         return forms[0], _untimed(target)
     if lacking := find_kernels(target.arch or "")[1]:
         return forms[0], f"{_untimed(target)}; no one-pass kernel: {lacking}"
-    kernel = next(form for form in forms if form.has_kernel)
     return kernel, f"by the figures of {target.name}, whose memory decides; not timed"
 
 
@@ -76,6 +83,7 @@ def _by_timing(
     target: Target,
     options: Options,
     tell: Callable[[str], None],
+    precision: str,
 ) -> tuple[Form, str]:
     lacking = ""
     if not one_pass_weights(canonical) or (lacking := find_kernels(target.arch or "")[1]):
@@ -84,7 +92,7 @@ def _by_timing(
         candidates = {NAIVE: Candidate(naive)}
         for form in forms:
             path = Path(scratch) / f"{form.pipeline}.onnx"
-            write_form(canonical, form, path)
+            write_form(canonical, form, path, precision=precision)
             candidates[form.pipeline] = Candidate(path, form.options_here)
         specs = specs_of(canonical.graph.inputs)
         axis, sizes = axis_of(specs)

@@ -24,11 +24,11 @@ TARGETS_FOLDER = Path(__file__).parent / "targets"
 AVAILABLE_FORMATS: tuple[str, ...] = ("onnx", "tflite", "tensorrt", "mlpackage")
 
 Kind = Literal["datasheet", "measured", "derived", "reported"]
-Arch = Literal["aarch64", "x86_64"]
+Arch = Literal["aarch64", "x86_64", "wasm32"]
 Format = Literal["onnx", "tflite", "tensorrt", "mlpackage"]
-Runtime = Literal["onnxruntime", "litert", "tensorrt", "coreml"]
+Runtime = Literal["onnxruntime", "onnxruntime-web", "litert", "tensorrt", "coreml"]
 Precision = Literal["float32", "float16"]
-Transport = Literal["local", "ssh", "adb", "mac"]
+Transport = Literal["local", "ssh", "adb", "mac", "http"]
 Platform = Literal["android", "iphone", "web"]
 
 _ARCH_BY_MACHINE: dict[str, Arch] = {

@@ -35,6 +35,13 @@ class Form:
     mapped: bool = False
     has_kernel: bool = False
 
+    def words_at(self, precision: str) -> str:
+        """Say what the runtime does with it, and with its weights where they are float16."""
+        if precision == "float32":
+            return self.words
+        when = "in each run" if self.mapped else "once, when a session starts"
+        return f"{self.words}; stored as float16 and made float32 {when}"
+
     @property
     def options_here(self) -> dict[str, str]:
         """Session options to run the form with on this machine, with its own library."""
@@ -63,6 +70,8 @@ MAPPED = Form(
     mapped=True,
 )
 
+FLOAT16 = "ort-float16"  # the pipeline behind that of a form
+
 # In order of preference. The first is never slower than the naive export on what was measured;
 # the others are faster for some models and slower for others, so they must be timed to be taken.
 CANDIDATES: dict[str, tuple[Form, ...]] = {
@@ -72,16 +81,37 @@ CANDIDATES: dict[str, tuple[Form, ...]] = {
 
 
 def write_form(
-    canonical: ir.Model, form: Form, path: Path, on_pass: Callable[[str], None] | None = None
+    canonical: ir.Model,
+    form: Form,
+    path: Path,
+    on_pass: Callable[[str], None] | None = None,
+    *,
+    precision: str = "float32",
 ) -> list[Path]:
     """Write a canonical graph in one form; the graph itself is left as it is.
+
+    Args:
+        precision: of the stored weights, ``float32`` or ``float16``; arithmetic is float32.
 
     Raises:
         WeightspaceError: a pass failed, or the file could not be written.
     """
     model = canonical.clone()
     run_pipeline(form.pipeline, model, on_pass)
+    if precision == "float16":
+        run_pipeline(FLOAT16, model, on_pass)
     return save_model(model, path, external=True if form.mapped else None)
+
+
+def write_naive_float16(naive: ir.Model, path: Path) -> list[Path]:
+    """Write the naive export with its weights stored as float16, in the way that ours are.
+
+    Raises:
+        WeightspaceError: as for ``write_form``.
+    """
+    model = naive.clone()
+    run_pipeline(FLOAT16, model)
+    return save_model(model, path)
 
 
 def one_pass_weights(canonical: ir.Model) -> frozenset[str]:

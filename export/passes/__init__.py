@@ -36,6 +36,7 @@ from export.passes.replace_nan_guards import ReplaceNanGuardsPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
 from export.passes.separate_tied_products import SeparateTiedProductsPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
+from export.passes.store_float16 import StoreFloat16Pass
 from export.passes.switch_by_rows import SwitchByRowsPass
 from export.passes.tie_transposed_copies import TieTransposedCopiesPass
 from export.passes.write_float16 import WriteFloat16Pass
@@ -105,6 +106,8 @@ PIPELINES: dict[str, tuple[PassFactory, ...]] = {
         WriteTiedConvTransposesPass,  # a Transpose would run each time once W is not constant
         ExposeWeightsPass,
     ),
+    # After any of these: the weights in half the bytes.
+    "ort-float16": (StoreFloat16Pass,),
     # TFLite has one operator for an activation, and none for what is no number.
     "tflite": (*_APPLIED, RecognizeActivationsPass, ReplaceNanGuardsPass, MergeScoreScalesPass),
     # The same holds for Core ML, and a compiler may take "x is not x" for false.

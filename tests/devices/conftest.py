@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.boards.fixtures import adb_server, board
+from tests.browser.fixtures import browser
 
-__all__ = ["adb_server", "board"]
+__all__ = ["adb_server", "board", "browser"]
 
 
 @dataclass

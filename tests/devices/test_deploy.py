@@ -81,6 +81,21 @@ def test_a_trained_model_arrives_at_one_copy_and_agrees_with_torch(name, tmp_pat
         assert audit_file(path).duplicates == ()
 
 
+def test_float16_halves_an_onnx_file_and_is_timed_beside_naive(tmp_path):
+    options = replace(BRIEFLY, precisions=("float16",), sizes=(1,))
+    done = deploy("vit-pe-fmnist", find_target("local"), tmp_path / "out", options)
+    assert (tmp_path / "out" / "naive" / "model.float16.onnx").is_file()
+    naive, *ours = done.report.variants
+    assert naive.ratio > 1.1
+    for variant in ours:
+        assert variant.ratio <= LIMIT
+        assert variant.weight_bytes <= LIMIT * done.report.ties.unique_bytes / 2
+        assert variant.parity.max_rel <= 1e-2
+        assert "stored as float16 and made float32" in variant.form
+        assert done.report.runs[0].results[variant.id].latency_ms_by_size
+        assert not variant.session_options  # the one-pass kernel reads float32
+
+
 @pytest.mark.parametrize(("name", "precision"), BY_PRECISION)
 def test_a_trained_model_arrives_on_android_at_one_copy(name, precision, tmp_path):
     options = replace(QUIET, precisions=(precision,))

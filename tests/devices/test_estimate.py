@@ -129,15 +129,16 @@ def test_a_gpu_computes_in_float16_and_keeps_nothing_in_the_caches_of_its_cpu():
     assert (roofline.cache_bytes, roofline.flops_per_s) == (0, 16e9)
 
 
-def test_litert_computes_in_float32_however_the_weights_are_stored():
-    target = machine(formats=("tflite",), runtime="litert")
+@pytest.mark.parametrize(("format", "runtime"), [("tflite", "litert"), ("onnx", "onnxruntime")])
+def test_float16_weights_are_computed_with_in_float32(format, runtime):  # noqa: A002
+    target = machine(formats=(format,), runtime=runtime)
     model = graph_of(ONE, w=(64, 32))
-    full = times(target, [variant("memory-first", "tflite", "float32")], model)
-    half = times(target, [variant("memory-first", "tflite", "float16")], model)
+    full = times(target, [variant("memory-first", format, "float32")], model)
+    half = times(target, [variant("memory-first", format, "float16")], model)
     assert full == half
-    run = estimate(target, [variant("memory-first", "tflite", "float16")], model, None,
+    run = estimate(target, [variant("memory-first", format, "float16")], model, None,
                    axis="batch", sizes=(1,))  # fmt: skip
-    assert any("unpacks float16 weights" in note for note in run.notes)
+    assert any("float16 weights are made float32" in note for note in run.notes)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_arithmetic_that_is_not_counted_is_said():
 
 REFUSED = {
     "android", "galaxy-s24", "iphone", "iphone-15", "iphone-16", "jetson-thor", "local",
-    "pixel-8", "raspberry-pi-zero-2w",
+    "pixel-8", "raspberry-pi-zero-2w", "web",
 }  # fmt: skip
 
 

@@ -54,7 +54,9 @@ def test_every_figure_name_is_a_field():
 
 
 def test_there_are_targets():
-    assert {"raspberry-pi-5", "jetson-orin-nano", "android", "iphone", "phone", "local"} <= {*NAMES}
+    assert {"raspberry-pi-5", "jetson-orin-nano", "android", "iphone", "phone", "web", "local"} <= {
+        *NAMES
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

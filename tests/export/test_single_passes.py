@@ -14,6 +14,7 @@ from export.passes.fold_batch_norms import FoldBatchNormsPass
 from export.passes.merge_equal_initializers import MergeEqualInitializersPass
 from export.passes.replace_pointwise_conv_transposes import ReplacePointwiseConvTransposesPass
 from export.passes.simplify_skeleton import SimplifySkeletonPass
+from export.passes.store_float16 import StoreFloat16Pass
 from export.passes.switch_by_rows import SwitchByRowsPass
 from export.passes.tie_transposed_copies import TieTransposedCopiesPass
 from export.passes.write_tied_conv_transposes import WriteTiedConvTransposesPass
@@ -311,3 +312,63 @@ def test_matrices_of_one_number_are_left_alone():
     model = with_copy(lambda copy: np.zeros_like(copy))
     model.graph.initializers["w"].const_value = ir.tensor(np.zeros((8, 16), np.float32), name="w")
     assert not TieTransposedCopiesPass()(model).modified
+
+
+# ---- StoreFloat16 -----------------------------------------------------------------------------
+
+
+def halve(model: ir.Model, *, modified: bool = True, **shapes) -> list[str]:
+    """Store weights that float16 holds as float16: then not a bit of the outputs changes."""
+    for value in model.graph.initializers.values():
+        array = value.const_value.numpy()
+        if array.dtype == np.float32:
+            value.const_value = ir.tensor(array.astype(np.float16).astype(np.float32))
+    return apply(StoreFloat16Pass(), model, modified=modified, **shapes)
+
+
+def test_a_tied_weight_becomes_float16_once():
+    model = build(
+        "g (float[n, 8] x) => (float[n, 8] z) "
+        "{ h = Gemm(x, W) y = Relu(h) z = Gemm<transB = 1>(y, W) }",
+        W=(8, 24),
+    )
+    listed = halve(model, x=(3, 8))
+    assert listed == ["Cast", "Gemm", "Relu", "Gemm"]
+    assert stored_bytes(model) == 8 * 24 * 2
+
+
+def test_only_the_rows_that_are_read_of_a_table_become_float32():
+    text = "g (int64[n] i) => (float[n, 4] z) { r = Gather(W, i) z = Relu(r) }"
+    model = build(text, W=(50, 4))
+    feeds = {"i": np.array([3, 49, 0])}
+    (expected,) = run_onnx(model, feeds, optimize=False)
+    assert StoreFloat16Pass()(model).modified
+    assert ops(model) == ["Gather", "Cast", "Relu"]
+    (found,) = run_onnx(model, feeds, optimize=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_a_table_that_is_read_in_another_way_too_becomes_float32_as_a_whole():
+    model = build(
+        "g (float[n, 4] x) => (float[n, 50] z) <int64[2] i = {7, 9}> "
+        "{ t = Transpose<perm = [1, 0]>(W) y = MatMul(x, t) r = Gather(W, i) "
+        "s = ReduceSum<keepdims = 0>(r) z = Add(y, s) }",
+        W=(50, 4),
+    )
+    assert halve(model, x=(3, 4))[0] == "Cast"
+    assert stored_bytes(model) == 50 * 4 * 2 + 2 * 8
+
+
+def test_a_weight_that_is_an_output_keeps_its_type():
+    model = build(
+        "g (float[n, 50] x) => (float[n, 4] z, float[50, 4] W) { z = MatMul(x, W) }", W=(50, 4)
+    )
+    halve(model, modified=False, x=(3, 50))
+
+
+def test_single_numbers_and_integers_are_left_as_they_are():
+    model = build(
+        "g (float[n, 4] x) => (float[n, 4] z) <float[1] e = {1e-12}, int64[2] s = {-1, 4}> "
+        "{ y = Add(x, e) z = Reshape(y, s) }"
+    )
+    halve(model, modified=False, x=(3, 4))
