@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from weightspace import text_quality
+from weightspace import text_quality, zoo
+from weightspace.checkpoint import load_checkpoint
+from weightspace.corpora import held_out_texts
+from weightspace.models import TEXT_MODELS
 from weightspace.models.minilm import POSITIONS
 from weightspace.teacher import load_teacher, teacher_folder
 from weightspace.text_quality import Texts, embed, gather_texts, measure_quality
@@ -93,3 +96,23 @@ def test_words_do_not_stand_in_their_own_definitions(npm, english):
     pairs = zip(texts.words, texts.definitions, strict=True)
     assert not [word for word, text in pairs if word.lower() in text.lower()]
     assert {"definitions", "computing", "novel"} <= set(texts.kinds)
+
+
+SHIPPED = [name for name, spec in TEXT_MODELS.items() if spec.checkpoint]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("kind", ["definitions", "examples", "computing"])
+def test_a_shipped_student_is_as_near_to_its_teacher_as_its_card_says(
+    name, kind, teacher, tokenizer, npm, english
+):
+    card = zoo.card_of(name)
+    student = TEXT_MODELS[name].build()
+    load_checkpoint(student.eval(), zoo.path_of(TEXT_MODELS[name].checkpoint))
+    texts = held_out_texts(kind, npm, 150)
+    cosines = (embed(student, tokenizer, texts) * embed(teacher, tokenizer, texts)).sum(1)
+    assert cosines.mean() == pytest.approx(card["quality"]["similarity"][kind]["mean"], abs=0.01)
+    assert cosines.mean() > 0.92
+    assert sum(p.numel() for p in student.parameters()) == card["parameters"]
+    assert card["encoder_parameters"] < 0.9 * sum(p.numel() for p in teacher.blocks.parameters())
+    assert zoo.path_of(TEXT_MODELS[name].checkpoint).stat().st_size < 40e6
