@@ -7,9 +7,13 @@ from pathlib import Path
 import torch
 
 
-def autocast() -> torch.autocast:
-    """Compute matrix products in bfloat16 where that is faster, and change nothing elsewhere."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16())
+def autocast(device: str = "cpu") -> torch.autocast:
+    """Compute matrix products in bfloat16 where that is faster, and change nothing elsewhere.
+
+    Args:
+        device: its type, ``cpu`` or ``cuda``.
+    """
+    return torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or fast_bfloat16())
 
 
 def fast_bfloat16() -> bool:

@@ -213,7 +213,8 @@ def distill(
 ) -> None:
     """Train a student in place on its teacher's embeddings and hidden states.
 
-    Every ``SAVED_EVERY`` steps the state goes to ``resume``, and is read there.
+    On a GPU where torch sees one, else on the processor. Every ``SAVED_EVERY`` steps the state
+    goes to ``resume``, and is read there.
 
     Args:
         ids: token ids of the texts.
@@ -223,6 +224,9 @@ def distill(
     """
     if isinstance(student.embedding, nn.Embedding):
         student.embedding.requires_grad_(False)  # it is the teacher's own
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    student.to(device)
+    teacher.to(device)
     optimizer = _optimizer(student)
     done = restore_state(student, optimizer, resume, asdict(run))
     columns = (
@@ -239,7 +243,8 @@ def distill(
                 group["lr"] = learning_rate(step, run.steps, PEAK_RATE)
             # The fused attention's backward is slow in bfloat16 on a CPU.
             with sdpa_kernel(SDPBackend.MATH):
-                loss, cosine = _loss(student, teacher, *padded(batch))
+                stacked, mask = padded(batch)
+                loss, cosine = _loss(student, teacher, stacked.to(device), mask.to(device))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -250,16 +255,18 @@ def distill(
                 save_state(student, optimizer, resume, asdict(run), step + 1)
                 if not console.is_terminal:
                     console.print(f"step {step + 1}/{run.steps}, cosine {smooth:.4f}")
-    student.eval()
+    student.cpu().eval()
+    teacher.cpu()
 
 
 def _loss(
     student: TextEncoder, teacher: TextEncoder, ids: Tensor, mask: Tensor
 ) -> tuple[Tensor, float]:
     """Twice the embeddings' cosine distance and the hidden states' relative squared error."""
-    with torch.no_grad(), autocast():
+    device = ids.device.type
+    with torch.no_grad(), autocast(device):
         targets = teacher.hidden_states(ids, mask)
-    with autocast():
+    with autocast(device):
         states = student.hidden_states(ids, mask)
     wanted, shown = pooled(targets[-1].float(), mask), pooled(states[-1].float(), mask)
     cosine = (wanted * shown).sum(-1).mean()
@@ -377,13 +384,17 @@ def distill_model(
         quality=measure_quality(student.float(), tokenizer, held_out, targets),
         steps=steps,
         seed=seed,
-        precision="bfloat16 autocast" if fast_bfloat16() else "float32",
+        precision="bfloat16 autocast" if _in_bfloat16() else "float32",
         torch=torch.__version__,
         command=f"weightspace distill {name} --steps {steps} --seed {seed}{begun}",
     )
     (out / f"{name}.json").write_text(json.dumps(asdict(card), indent=1) + "\n")
     resume.unlink(missing_ok=True)
     return card
+
+
+def _in_bfloat16() -> bool:
+    return torch.cuda.is_available() or fast_bfloat16()
 
 
 def _started(student: TextEncoder, path: Path) -> TextEncoder:
