@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from devices.app.wordpiece import read_wordpiece
 from devices.engines import make_engines
 from devices.forms import choose_form
-from devices.golden import Golden, write_embeddings, write_golden
+from devices.golden import Golden, write_embeddings, write_golden, write_image_embeddings
 from devices.options import NAIVE, Options
 from devices.source import Source
 from devices.steps import Step
@@ -39,7 +39,6 @@ from export.records import KERNELS, Artifact, Parity, TieMap
 from runtimes import BACKENDS, open_artifact
 from runtimes.ort import find_kernels
 from runtimes.session import Session
-from weightspace.data import Images
 
 # Where the naive export of a format stands, in the bundle where it is kept.
 NAIVE_PATHS = {
@@ -162,6 +161,8 @@ def _keep_golden(
     write_golden(work.folder, golden, whole=any(isinstance(size, int) for size in batches))
     if (texts := work.source.texts) is not None:
         write_embeddings(work.folder, texts.texts, texts.input_ids, reference[0])
+    elif pixels is not None and work.source.classes is None:
+        write_image_embeddings(work.folder, pixels[0], reference[0])
 
 
 def precisions_of(name: str, work: Work) -> tuple[str, ...]:
@@ -407,7 +408,7 @@ def check(
         evaluated_by=BACKENDS[artifact.format].evaluated_by,
         classifier=source.classes is not None,
     )
-    return parity, _accuracy(found, source.images)
+    return parity, _accuracy(found, source)
 
 
 def _rows_at_once(session: Session, samples: int) -> int:
@@ -418,7 +419,7 @@ def _rows_at_once(session: Session, samples: int) -> int:
     return 1 if batches == {1} else samples
 
 
-def _accuracy(outputs: Sequence[NDArray[np.generic]], images: Images | None) -> float | None:
-    if images is None:
+def _accuracy(outputs: Sequence[NDArray[np.generic]], source: Source) -> float | None:
+    if source.images is None or source.classes is None:
         return None
-    return float(np.mean(outputs[0].argmax(-1) == images.labels))
+    return float(np.mean(outputs[0].argmax(-1) == source.images.labels))
