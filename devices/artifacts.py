@@ -30,7 +30,7 @@ from export.lower.tensorrt import recipe_of, write_naive_tensorrt, write_tensorr
 from export.lower.tensorrt.profiles import profiles_of
 from export.lower.tensorrt.recipe import write_recipe
 from export.lower.tflite import FORMS as TFLITE_FORMS
-from export.lower.tflite import TextTask, write_tflite
+from export.lower.tflite import ImageTask, TextTask, write_tflite
 from export.manifest import files_of, sha256_of, versions
 from export.onnx_io import load_model, specs_of
 from export.parity import compare_outputs, limit_of
@@ -233,7 +233,7 @@ def _write_tflite(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
     tell("lowering to tflite")
     for setting in work.options.settings:
         path = work.folder / f"model.{setting}.tflite"
-        write_tflite(work.canonical, path, setting, precision, _text_task(work))
+        write_tflite(work.canonical, path, setting, precision, _task_of(work))
         yield _Written(path, setting, TFLITE_FORMS[setting])
     naive = work.naive_folder / NAIVE_PATHS["tflite"]
     naive.parent.mkdir(exist_ok=True)
@@ -241,9 +241,13 @@ def _write_tflite(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
     yield _Written(naive, NAIVE, "the naive ONNX export lowered as it is: a buffer for each use")
 
 
-def _text_task(work: Work) -> TextTask | None:
-    """Say what MediaPipe must know of a text encoder; None for another model."""
+def _task_of(work: Work) -> TextTask | ImageTask | None:
+    """Say what an app must know of a model for texts or images; None for another one."""
     source = work.source
+    if (pixels := source.pixels) is not None:
+        image = work.canonical.graph.inputs[0].name or ""
+        mean, std = -pixels.bias / pixels.scale, 1 / pixels.scale
+        return ImageTask(source.name, image, mean, std, pixels.colour, source.licence)
     if source.texts is None:
         return None
     pieces = read_wordpiece(source.texts.tokenizer)

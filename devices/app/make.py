@@ -35,6 +35,11 @@ def require_tokenizer(source: Source) -> WordPiece:
         UserError: the model is none.
         BadFileError: its tokenizer cannot be read, or is not of the kind that apps have.
     """
+    if source.pixels is not None:
+        raise UserError(
+            f"--app has examples for text encoders, and {source.name!r} takes images; leave it "
+            "out: golden images are in every bundle, and docs/embeddings.md tells how to feed them"
+        )
     if source.texts is None:
         raise UserError(
             f"--app needs a text encoder with its tokenizer, such as minilm-pe; {source.name!r} "

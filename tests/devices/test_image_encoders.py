@@ -15,13 +15,32 @@ from devices.golden import EMBEDDINGS, read_golden
 from devices.options import Options
 from devices.target import find_target
 from export.audit import LIMIT, audit_file
+from export.errors import UserError
+from export.flatbuffer import Schema, read_flatbuffer
 from export.lower import LATENCY_FIRST
+from export.tflite_io import read_tflite
 from runtimes import open_artifact
 from weightspace.data import load_slice, preprocess
 from weightspace.load import load_zoo_model
 from weightspace.models import IMAGE_ENCODERS
 from weightspace.retrieval import finds_its_class
 
+# The part of mediapipe/tasks/metadata/metadata_schema.fbs that tells of images.
+METADATA = Schema.parse(
+    """
+ModelMetadata = name:s description:s version:s subgraphs:[SubGraphMetadata] author:s license:s
+    associated_files:[AssociatedFile] min_parser_version:s
+SubGraphMetadata = name:s description:s inputs:[TensorMetadata] outputs:[TensorMetadata]
+AssociatedFile = name:s
+TensorMetadata = name:s description:s dimension_names:[s] content:Content
+    process_units:[ProcessUnit]
+Content = content_properties_type:B content_properties:ContentProperties
+ImageProperties = color_space:b
+ProcessUnit = options_type:B options:ProcessUnitOptions
+NormalizationOptions = mean:[f] std:[f]
+""",
+    "ContentProperties = - ImageProperties\nProcessUnitOptions = NormalizationOptions",
+)
 SPEC = IMAGE_ENCODERS["vit-pe-fmnist-features"]
 FORMATS = {"float32": ("onnx", "tflite"), "float16": ("mlpackage",)}
 COSINES = {"float32": 0.9999, "float16": 0.999}
@@ -76,6 +95,36 @@ def test_an_artifact_finds_the_images_that_torch_finds(bundle, expected):
         assert (found * expected).sum(1).min() >= COSINES[artifact["precision"]]
         agreed = np.mean(finds_its_class(found, IMAGES.labels) == by_torch)
         assert agreed >= {"float32": 0.999, "float16": 0.99}[artifact["precision"]]
+
+
+@pytest.mark.parametrize("bundle", ["float32"], indirect=True)
+def test_the_tflite_file_and_the_manifest_tell_how_pixels_become_the_input(bundle):
+    file = read_tflite(bundle.folder / "model.latency-first.tflite")
+    ((name, place),) = file.metadata
+    assert name == "TFLITE_METADATA"
+    data = file.buffers[place].data.tobytes()
+    assert data[4:8] == b"M001"
+    metadata = read_flatbuffer(data, METADATA, "ModelMetadata")
+    assert (metadata["name"], metadata["license"]) == (SPEC.name, "Apache-2.0")
+    (graph,) = metadata["subgraphs"]
+    assert [output["name"] for output in graph["outputs"]] == ["embedding"]
+    (image,) = graph["inputs"]
+    assert image["name"] == "image"
+    assert image["content"]["content_properties"]["color_space"] == 2  # grey
+    (unit,) = image["process_units"]
+    (mean,), (std,) = unit["options"]["mean"], unit["options"]["std"]
+    normalised = preprocess(IMAGES.pixels)
+    pixels = IMAGES.pixels[:, None].astype(np.float32)
+    np.testing.assert_allclose((pixels - mean) / std, normalised, atol=1e-5)
+    told = bundle.manifest["model"]["pixels"]
+    assert (told["input"], told["colour"]) == ("image", "GRAYSCALE")
+    np.testing.assert_allclose(pixels * told["scale"] + told["bias"], normalised, atol=1e-5)
+
+
+def test_an_app_is_made_of_text_encoders_alone(tmp_path):
+    with pytest.raises(UserError, match=r"'vit-pe-fmnist-features' takes images; leave it out"):
+        deploy(SPEC.name, find_target("android"), tmp_path / "out", Options(app=True))
+    assert not (tmp_path / "out").exists()
 
 
 def test_golden_images_are_pixels_beside_their_embeddings(bundle, expected):
