@@ -37,8 +37,8 @@ def require_tokenizer(source: Source) -> WordPiece:
     """
     if source.pixels is not None:
         raise UserError(
-            f"--app has examples for text encoders, and {source.name!r} takes images; leave it "
-            "out: golden images are in every bundle, and docs/embeddings.md tells how to feed them"
+            f"--app needs a text encoder with its tokenizer, such as minilm-pe; {source.name!r} "
+            "takes images: leave --app out (docs/embeddings.md tells how they are fed)"
         )
     if source.texts is None:
         raise UserError(

@@ -122,7 +122,7 @@ def test_the_tflite_file_and_the_manifest_tell_how_pixels_become_the_input(bundl
 
 
 def test_an_app_is_made_of_text_encoders_alone(tmp_path):
-    with pytest.raises(UserError, match=r"'vit-pe-fmnist-features' takes images; leave it out"):
+    with pytest.raises(UserError, match=r"'vit-pe-fmnist-features' takes images: leave --app out"):
         deploy(SPEC.name, find_target("android"), tmp_path / "out", Options(app=True))
     assert not (tmp_path / "out").exists()
 
