@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from devices.app.wordpiece import read_wordpiece
 from devices.engines import make_engines
 from devices.forms import choose_form
-from devices.golden import Golden, write_embeddings, write_golden
+from devices.golden import Golden, write_embeddings, write_golden, write_image_embeddings
 from devices.options import NAIVE, Options
 from devices.source import Source
 from devices.steps import Step
@@ -30,7 +30,7 @@ from export.lower.tensorrt import recipe_of, write_naive_tensorrt, write_tensorr
 from export.lower.tensorrt.profiles import profiles_of
 from export.lower.tensorrt.recipe import write_recipe
 from export.lower.tflite import FORMS as TFLITE_FORMS
-from export.lower.tflite import TextTask, write_tflite
+from export.lower.tflite import ImageTask, TextTask, write_tflite
 from export.manifest import files_of, sha256_of, versions
 from export.onnx_io import load_model, specs_of
 from export.parity import compare_outputs, limit_of
@@ -39,7 +39,6 @@ from export.records import KERNELS, Artifact, Parity, TieMap
 from runtimes import BACKENDS, open_artifact
 from runtimes.ort import find_kernels
 from runtimes.session import Session
-from weightspace.data import Images
 
 # Where the naive export of a format stands, in the bundle where it is kept.
 NAIVE_PATHS = {
@@ -162,6 +161,8 @@ def _keep_golden(
     write_golden(work.folder, golden, whole=any(isinstance(size, int) for size in batches))
     if (texts := work.source.texts) is not None:
         write_embeddings(work.folder, texts.texts, texts.input_ids, reference[0])
+    elif pixels is not None and work.source.classes is None:
+        write_image_embeddings(work.folder, pixels[0], reference[0])
 
 
 def precisions_of(name: str, work: Work) -> tuple[str, ...]:
@@ -232,7 +233,7 @@ def _write_tflite(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
     tell("lowering to tflite")
     for setting in work.options.settings:
         path = work.folder / f"model.{setting}.tflite"
-        write_tflite(work.canonical, path, setting, precision, _text_task(work))
+        write_tflite(work.canonical, path, setting, precision, _task_of(work))
         yield _Written(path, setting, TFLITE_FORMS[setting])
     naive = work.naive_folder / NAIVE_PATHS["tflite"]
     naive.parent.mkdir(exist_ok=True)
@@ -240,9 +241,13 @@ def _write_tflite(work: Work, precision: str, tell: Step) -> Iterator[_Written]:
     yield _Written(naive, NAIVE, "the naive ONNX export lowered as it is: a buffer for each use")
 
 
-def _text_task(work: Work) -> TextTask | None:
-    """Say what MediaPipe must know of a text encoder; None for another model."""
+def _task_of(work: Work) -> TextTask | ImageTask | None:
+    """Say what an app must know of a model for texts or images; None for another one."""
     source = work.source
+    if (pixels := source.pixels) is not None:
+        image = work.canonical.graph.inputs[0].name or ""
+        mean, std = -pixels.bias / pixels.scale, 1 / pixels.scale
+        return ImageTask(source.name, image, mean, std, pixels.colour, source.licence)
     if source.texts is None:
         return None
     pieces = read_wordpiece(source.texts.tokenizer)
@@ -407,7 +412,7 @@ def check(
         evaluated_by=BACKENDS[artifact.format].evaluated_by,
         classifier=source.classes is not None,
     )
-    return parity, _accuracy(found, source.images)
+    return parity, _accuracy(found, source)
 
 
 def _rows_at_once(session: Session, samples: int) -> int:
@@ -418,7 +423,7 @@ def _rows_at_once(session: Session, samples: int) -> int:
     return 1 if batches == {1} else samples
 
 
-def _accuracy(outputs: Sequence[NDArray[np.generic]], images: Images | None) -> float | None:
-    if images is None:
+def _accuracy(outputs: Sequence[NDArray[np.generic]], source: Source) -> float | None:
+    if source.images is None or source.classes is None:
         return None
-    return float(np.mean(outputs[0].argmax(-1) == images.labels))
+    return float(np.mean(outputs[0].argmax(-1) == source.images.labels))

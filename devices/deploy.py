@@ -6,7 +6,7 @@ import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,12 +103,19 @@ def deploy(
             artifacts=artifacts,
             profile=profile_entries(report),
             app=app,
+            pixels=_pixels_of(source, artifacts[0]),
         )
         write_manifest(manifest, folder)
     if failures:
         again = f"the bundle is written; `weightspace profile {out} --device ...` tries again"
         raise DeviceError(f"{'; '.join(failures)}; {again}")
     return Deployed(out, report, manifest)
+
+
+def _pixels_of(source: Source, artifact: Artifact) -> dict[str, Any] | None:
+    if source.pixels is None:
+        return None
+    return {"input": artifact.inputs[0].name, **asdict(source.pixels)}
 
 
 def _on_devices(

@@ -1,6 +1,6 @@
 """Golden vectors: a few inputs of a model and its outputs, kept in the bundle.
 
-What is made of texts stands beside its texts as well, in a form that any language reads.
+Embeddings stand beside their texts or images as well, in a form that any language reads.
 
 With them whoever runs an artifact, on a device or in an app, can check what it computes.
 """
@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,6 +24,7 @@ EMBEDDINGS = "golden/embeddings.json"
 _DIGITS = 7  # after the point; the rounding is a tenth of what float32 computes differently
 _MOST_BYTES = 4 << 20
 _MOST_ROWS = 64
+_IMAGES = 8  # as text
 
 Arrays = Sequence[NDArray[np.generic]]
 
@@ -71,10 +73,29 @@ def write_embeddings(
     Args:
         embeddings: the model's own, ``(texts, dim)``.
     """
+    ids = [list(each) for each in input_ids]
+    _write_embeddings(folder, {"texts": list(texts), "input_ids": ids}, embeddings)
+
+
+def write_image_embeddings(
+    folder: Path, images: NDArray[np.generic], embeddings: NDArray[np.generic]
+) -> None:
+    """Keep the first images as pixels from 0 to 255, and the embedding of each.
+
+    Args:
+        images: ``(images, channels, height, width)``.
+        embeddings: the model's own, ``(images, dim)``.
+    """
+    pixels = images[:_IMAGES].astype(np.uint8).tolist()
+    _write_embeddings(folder, {"images": pixels}, embeddings[:_IMAGES])
+
+
+def _write_embeddings(
+    folder: Path, content: dict[str, list[Any]], embeddings: NDArray[np.generic]
+) -> None:
     path = folder / EMBEDDINGS
     path.parent.mkdir(exist_ok=True)
     rows = np.asarray(embeddings, np.float64).round(_DIGITS).tolist()
-    content = {"texts": list(texts), "input_ids": [list(ids) for ids in input_ids]}
     words = json.dumps(content | {"embeddings": rows}, ensure_ascii=False)
     path.write_text(words + "\n", encoding="utf-8")
 

@@ -31,7 +31,7 @@ from weightspace.checkpoint import CheckpointError
 from weightspace.data import CLASS_NAMES, MEAN, STD, Images, load_slice, preprocess
 from weightspace.load import load_zoo_model
 from weightspace.models import MODELS
-from weightspace.models.spec import TextSpec, is_for_fashion_mnist
+from weightspace.models.spec import ImageSpec, TextSpec, takes_fashion_mnist
 from weightspace.tokens import encode, load_tokenizer, padded, sample_texts
 from weightspace.zoo import path_of
 
@@ -199,7 +199,7 @@ def _from_zoo(name: str) -> TorchSource:
     texts = None
     if isinstance(spec, TextSpec):  # before the slow part
         texts = _texts_of(path_of(spec.tokenizer), spec.positions)
-    small = is_for_fashion_mnist(spec) and checkpoint is not None
+    small = takes_fashion_mnist(spec) and checkpoint is not None
     origin = name if name in MODELS else Path(name).name
     source = TorchSource(
         name=model.name,
@@ -215,15 +215,13 @@ def _from_zoo(name: str) -> TorchSource:
     )
     if isinstance(spec, TextSpec):
         return replace(source, texts=texts, largest={SEQUENCE: spec.positions})
+    if isinstance(spec, ImageSpec):
+        names = CLASS_NAMES if small else None
+        source = replace(source, classes=spec.classes, class_names=names)
     if not small:
-        return replace(source, classes=spec.classes)
-    return replace(
-        source,
-        classes=spec.classes,
-        images=load_slice(),
-        class_names=CLASS_NAMES,
-        pixels=Pixels(1 / (255 * STD), -MEAN / STD, "GRAYSCALE"),
-    )
+        return source
+    pixels = Pixels(1 / (255 * STD), -MEAN / STD, "GRAYSCALE")
+    return replace(source, images=load_slice(), pixels=pixels)
 
 
 def _texts_of(tokenizer: Path, longest: int) -> Texts:

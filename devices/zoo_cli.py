@@ -44,7 +44,9 @@ def models(as_json: JsonOption = False) -> None:
     table = Table(first, "what", "parameters", "quality", box=None)
     for row in rows:
         accuracy, cosine = row["test accuracy"], row["cosine to teacher"]
-        shown = f"{accuracy:.2%} right" if accuracy is not None else "random weights"
+        shown = "random weights" if MODELS[row["name"]].checkpoint is None else ""
+        if accuracy is not None:
+            shown = f"{accuracy:.2%} right"
         if cosine is not None:
             shown = f"{cosine:.3f} to its teacher"
         table.add_row(row["name"], row["title"], f"{row['parameters']:,}", shown)

@@ -28,6 +28,7 @@ def manifest_of(
     artifacts: Sequence[Artifact],
     profile: Sequence[Mapping[str, Any]],
     app: Mapping[str, Any] | None = None,
+    pixels: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Put a bundle's records into the manifest's form.
 
@@ -36,6 +37,7 @@ def manifest_of(
         source: where it came from: a zoo name, ``package.module:factory`` or a file's name.
         profile: the measurements, each as in the manifest.
         app: what the bundle holds for an app; None where that was not asked for.
+        pixels: how the first input is made of pixels; None where it is no image.
     """
     return {
         "schema": SCHEMA,
@@ -56,6 +58,7 @@ def manifest_of(
                 }
                 for tensor in ties.ties
             ],
+            **({"pixels": dict(pixels)} if pixels is not None else {}),
         },
         "target": {"name": target, "precision": precision},
         "artifacts": [_artifact_entry(artifact) for artifact in artifacts],

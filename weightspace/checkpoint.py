@@ -69,8 +69,11 @@ def _umask() -> int:
     return mask
 
 
-def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
+def load_checkpoint(module: nn.Module, path: Path, without: str | None = None) -> dict[str, str]:
     """Read a checkpoint into a module of the same architecture; its ties are kept.
+
+    Args:
+        without: name of a part that the module does without, whose tensors are passed over.
 
     Returns:
         The texts in the file's header.
@@ -79,6 +82,8 @@ def load_checkpoint(module: nn.Module, path: Path) -> dict[str, str]:
         CheckpointError: the file is missing, cut short, a pickle, or of another architecture.
     """
     tensors, metadata = read_tensors(path)
+    if without is not None:
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(f"{without}.")}
     try:
         aliases = json.loads(metadata.pop(_ALIASES, "{}"))
     except ValueError:

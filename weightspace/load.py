@@ -16,7 +16,7 @@ from weightspace.checkpoint import (
     save_checkpoint,
 )
 from weightspace.models import MODELS
-from weightspace.models.spec import ModelSpec
+from weightspace.models.spec import ImageEncoderSpec, ModelSpec
 from weightspace.recipe import RECIPE, Recipe, follow, parse_recipe, recipe_text
 
 
@@ -84,5 +84,5 @@ def _load(spec: ModelSpec, text: str, path: Path | None) -> Loaded:
     except ValueError as error:
         raise CheckpointError(f"{path} holds {error}; convert the model again") from error
     if path is not None:
-        load_checkpoint(module, path)
+        load_checkpoint(module, path, "head" if isinstance(spec, ImageEncoderSpec) else None)
     return Loaded(spec, module, recipe, path)

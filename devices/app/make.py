@@ -35,6 +35,11 @@ def require_tokenizer(source: Source) -> WordPiece:
         UserError: the model is none.
         BadFileError: its tokenizer cannot be read, or is not of the kind that apps have.
     """
+    if source.pixels is not None:
+        raise UserError(
+            f"--app needs a text encoder with its tokenizer, such as minilm-pe; {source.name!r} "
+            "takes images: leave --app out (docs/embeddings.md tells how they are fed)"
+        )
     if source.texts is None:
         raise UserError(
             f"--app needs a text encoder with its tokenizer, such as minilm-pe; {source.name!r} "

@@ -50,7 +50,10 @@ def test_models_and_targets_are_listed(cli):
     models = json.loads(cli("models", "--json").out)
     assert [row["name"] for row in models] == list(MODELS)
     assert set(json.loads(cli("targets", "--json").out)) == set(load_targets())
-    assert "vit-pe-b16" in cli("models").out
+    lines = cli("models").out.splitlines()
+    shown = {words[0]: line for line in lines if (words := line.split())}
+    assert "random" in shown["vit-pe-b16"]
+    assert "random" not in shown["vit-pe-fmnist-features"]
     assert "raspberry-pi-5" in cli("targets").out
 
 

@@ -5,7 +5,7 @@ import torch
 
 from export.ties import tie_map, unique_parameters
 from weightspace.layers import Structured
-from weightspace.models import IMAGE_MODELS, MODELS
+from weightspace.models import IMAGE_ENCODERS, IMAGE_MODELS, MODELS
 from weightspace.models.vit_pe import ALL_TIES, vit_pe_b16, vit_pe_small
 
 # The published networks: ViT-Ti and -S (arXiv:2012.12877), ViT-B (arXiv:2010.11929) and ResNet-50
@@ -58,6 +58,18 @@ def test_a_model_maps_a_batch_to_logits_on_the_meta_device(name):
     for batch in (1, 3):
         image = torch.empty(batch, *spec.input_shape, device="meta")
         assert on_meta(name).eval()(image).shape == (batch, spec.classes)
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+def test_an_image_encoder_gives_a_batch_of_different_embeddings_of_length_1(name):
+    spec = MODELS[name]
+    module = spec.build().eval()
+    for batch in (1, 3):
+        with torch.no_grad():
+            found = module(*spec.example_inputs(batch=batch))
+        assert found.shape == (batch, spec.dimension)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(batch))
+    assert not torch.allclose(found[0], found[1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", COUNTS)

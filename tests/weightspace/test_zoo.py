@@ -3,12 +3,14 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
+import torch
 
 from export.ties import unique_parameters
 from weightspace import zoo
-from weightspace.checkpoint import load_checkpoint, read_tensors
+from weightspace.checkpoint import CheckpointError, load_checkpoint, read_tensors
 from weightspace.data import DEFAULT_FOLDER, load_fashion_mnist, load_slice
-from weightspace.models import MODELS
+from weightspace.load import load_zoo_model
+from weightspace.models import IMAGE_ENCODERS, MODELS
 from weightspace.models.spec import is_for_fashion_mnist
 from weightspace.train import Card, accuracy_of
 
@@ -49,6 +51,35 @@ def test_a_checkpoint_loads_and_names_its_model(name):
     stored, _ = read_tensors(zoo.path_of(MODELS[name].checkpoint))
     parameters = dict(module.named_parameters())
     assert sum(stored[key].numel() for key in parameters) == unique_parameters(module)
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+def test_an_image_encoder_is_its_classifier_without_the_head(name):
+    encoder = load_zoo_model(name)
+    classifier = load_zoo_model(name.removesuffix("-features"))
+    assert encoder.checkpoint == classifier.checkpoint
+    weights = {k: v for k, v in classifier.module.state_dict().items() if k[:5] != "head."}
+    assert weights.keys() == encoder.module.state_dict().keys()
+    inputs = encoder.spec.example_inputs()
+    with torch.no_grad():
+        embedding, logits = (each.module.eval()(*inputs) for each in (encoder, classifier))
+        classifier.module.head = torch.nn.Identity()
+        features = classifier.module(*inputs)
+    assert logits.shape == (2, 10)
+    torch.testing.assert_close(embedding * features.norm(dim=1, keepdim=True), features)
+
+
+def test_a_checkpoint_is_the_classifier_it_was_trained_as():
+    path = zoo.path_of(MODELS["vit-pe-fmnist-features"].checkpoint)
+    assert load_zoo_model(str(path)).name == "vit-pe-fmnist"
+
+
+def test_a_head_is_passed_over_only_where_there_is_none():
+    path = zoo.path_of("vit-pe-fmnist.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds the unknown 'head\.bias'"):
+        load_checkpoint(MODELS["vit-pe-fmnist-features"].build(), path)
+    with pytest.raises(CheckpointError, match=r"lacks 'head\.bias'"):
+        load_checkpoint(MODELS["vit-pe-fmnist"].build(), path, without="head")
 
 
 @pytest.mark.parametrize("name", SHIPPED)

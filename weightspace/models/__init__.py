@@ -6,7 +6,7 @@ from weightspace.models.compact import compact
 from weightspace.models.minilm import POSITIONS, VOCABULARY, minilm
 from weightspace.models.resnet import resnet8_fmnist, resnet18_fmnist
 from weightspace.models.resnet_pe import resnet50_pe, resnet_pe_small
-from weightspace.models.spec import ImageSpec, ModelSpec, TextSpec
+from weightspace.models.spec import ImageEncoderSpec, ImageSpec, ModelSpec, TextSpec
 from weightspace.models.vit_pe import vit_pe_b16, vit_pe_s16, vit_pe_small, vit_pe_ti16
 
 _FMNIST = (1, 28, 28)
@@ -54,6 +54,17 @@ _ROWS: tuple[ModelSpec, ...] = (
             _FMNIST, 10, "resnet8-fmnist", f"resnet8-{structure}-fmnist.safetensors", source=source,
         )
         for structure, words, source in _STRUCTURES
+    ),
+    # the same weights without the head
+    ImageEncoderSpec(
+        "vit-pe-fmnist-features", "small ViT-PE, image embeddings",
+        partial(vit_pe_small, classes=None), _FMNIST, 80, "vit-fmnist-features",
+        "vit-pe-fmnist.safetensors",
+    ),
+    ImageEncoderSpec(
+        "vit-fmnist-features", "small ViT, image embeddings",
+        partial(vit_pe_small, tied=False, classes=None), _FMNIST, 80, None,
+        "vit-fmnist.safetensors",
     ),
     # architectures at random weights
     ImageSpec(
@@ -104,4 +115,5 @@ _ROWS: tuple[ModelSpec, ...] = (
 
 MODELS: dict[str, ModelSpec] = {row.name: row for row in _ROWS}
 IMAGE_MODELS = {name: spec for name, spec in MODELS.items() if isinstance(spec, ImageSpec)}
+IMAGE_ENCODERS = {name: spec for name, spec in MODELS.items() if isinstance(spec, ImageEncoderSpec)}
 TEXT_MODELS = {name: spec for name, spec in MODELS.items() if isinstance(spec, TextSpec)}

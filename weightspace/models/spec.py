@@ -37,8 +37,43 @@ class ImageSpec:
 
     def example_inputs(self, batch: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
         """Draw ``(batch, *input_shape)`` from a normal distribution."""
-        generator = torch.Generator().manual_seed(seed)
-        return (torch.randn(batch, *self.input_shape, generator=generator),)
+        return _images(self.input_shape, batch, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEncoderSpec:
+    """An image classifier without its head, and how to feed it.
+
+    Args:
+        build: makes the module, at random weights.
+        input_shape: ``(channels, height, width)`` of one sample; the batch may vary.
+        dimension: length of an embedding.
+        twin: name of the untied twin; None for a twin itself.
+        checkpoint: file of the classifier's weights in ``weightspace/zoo``.
+        source: the paper.
+    """
+
+    name: str
+    title: str
+    build: Callable[[], nn.Module]
+    input_shape: tuple[int, int, int]
+    dimension: int
+    twin: str | None
+    checkpoint: str
+    source: str = "arXiv:2401.16438"
+
+    input_names: ClassVar[tuple[str, ...]] = ("image",)
+    output_names: ClassVar[tuple[str, ...]] = ("embedding",)
+    dynamic_axes: ClassVar[tuple[Mapping[int, str], ...]] = ({0: "batch"},)
+
+    def example_inputs(self, batch: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
+        """Draw ``(batch, *input_shape)`` from a normal distribution."""
+        return _images(self.input_shape, batch, seed)
+
+
+def _images(shape: tuple[int, int, int], batch: int, seed: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(batch, *shape, generator=generator),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +116,14 @@ class TextSpec:
         return ids * mask, mask
 
 
-ModelSpec: TypeAlias = ImageSpec | TextSpec
+ModelSpec: TypeAlias = ImageSpec | ImageEncoderSpec | TextSpec
 
 
 def is_for_fashion_mnist(spec: ModelSpec) -> bool:
-    """Whether a model is for Fashion-MNIST, the one set of images that there is."""
-    return isinstance(spec, ImageSpec) and spec.input_shape == (1, 28, 28)
+    """Whether a model classifies Fashion-MNIST, the one set of images that there is."""
+    return isinstance(spec, ImageSpec) and takes_fashion_mnist(spec)
+
+
+def takes_fashion_mnist(spec: ModelSpec) -> bool:
+    """Whether Fashion-MNIST's images are a model's input, whatever it makes of them."""
+    return not isinstance(spec, TextSpec) and spec.input_shape == (1, 28, 28)

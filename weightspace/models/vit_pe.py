@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.layers import TiedAttention, TiedFFN
@@ -27,16 +28,25 @@ class Block(nn.Module):
         return x
 
 
+class UnitLength(nn.Module):
+    """Scale each row to length 1, so that the dot product of two is their cosine."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., dim)`` to the same shape."""
+        return F.normalize(x, dim=-1)
+
+
 class VisionTransformer(nn.Module):
-    """Class token, learned positions, pre-norm blocks, a linear head.
+    """Class token, learned positions, pre-norm blocks, a linear head or none.
 
     Args:
         stem: maps ``(batch, channels, h, w)`` to ``(batch, dim, rows, columns)``.
         tokens: ``rows * columns``.
+        classes: None for an image encoder: the class token itself, at length 1, is its output.
     """
 
     def __init__(
-        self, stem: nn.Module, blocks: list[Block], *, dim: int, tokens: int, classes: int
+        self, stem: nn.Module, blocks: list[Block], *, dim: int, tokens: int, classes: int | None
     ) -> None:
         super().__init__()
         self.stem = stem
@@ -44,18 +54,19 @@ class VisionTransformer(nn.Module):
         self.positions = nn.Parameter(torch.empty(1, tokens + 1, dim))
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Linear(dim, classes)
+        self.head = UnitLength() if classes is None else nn.Linear(dim, classes)
         nn.init.trunc_normal_(self.positions, std=0.02)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        if isinstance(self.head, nn.Linear):
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map ``(batch, channels, h, w)`` to logits ``(batch, classes)``."""
+        """Map ``(batch, channels, h, w)`` to ``(batch, classes)`` or ``(batch, dim)``."""
         patches = self.stem(image).flatten(2).transpose(1, 2)  # (batch, tokens, dim)
         token = self.class_token.expand(patches.shape[0], -1, -1)
         x = torch.cat([token, patches], dim=1) + self.positions
-        logits: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
-        return logits
+        output: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
+        return output
 
 
 def _blocks(depth: int, dim: int, heads: int, ties: frozenset[str]) -> list[Block]:
@@ -109,13 +120,19 @@ def vit_pe_b16(*, tied: bool = True, ties: frozenset[str] = ALL_TIES) -> VisionT
     return vit_pe(768, 12, 12, tied=tied, ties=ties)
 
 
-def vit_pe_small(*, tied: bool = True, ties: frozenset[str] = ALL_TIES) -> VisionTransformer:
-    """Build a small ViT for ``(batch, 1, 28, 28)``: 16 tokens of 80, 6 blocks, 10 classes."""
+def vit_pe_small(
+    *, tied: bool = True, ties: frozenset[str] = ALL_TIES, classes: int | None = 10
+) -> VisionTransformer:
+    """Build a small ViT for ``(batch, 1, 28, 28)``: 16 tokens of 80, 6 blocks.
+
+    Args:
+        classes: None for an image encoder, which gives embeddings ``(batch, 80)``.
+    """
     dim = 80
     # Strided convolutions see edges that single patches miss at this size (arXiv:2106.14881).
     stem = nn.Sequential(_stem_step(1, 32), _stem_step(32, 64), _stem_step(64, dim))
     blocks = _blocks(6, dim, 4, ties if tied else frozenset())
-    return VisionTransformer(stem, blocks, dim=dim, tokens=4 * 4, classes=10)
+    return VisionTransformer(stem, blocks, dim=dim, tokens=4 * 4, classes=classes)
 
 
 def _stem_step(channels: int, filters: int) -> nn.Sequential:

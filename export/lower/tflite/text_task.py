@@ -1,71 +1,28 @@
 """A text encoder as MediaPipe's text tasks take it: three inputs, metadata and a vocabulary.
 
-They look for the metadata of TFLite (mediapipe/tasks/metadata/metadata_schema.fbs), take a model
-with three int32 inputs for BERT, and tell the inputs by the names that the metadata gives them:
-``ids``, ``segment_ids`` and ``mask``. The vocabulary is a file in a zip archive that follows the
-FlatBuffer, stored as it is. An encoder without segments gets an input that nothing reads.
+They look for the metadata of TFLite, take a model with three int32 inputs for BERT, and tell the
+inputs by the names that the metadata gives them: ``ids``, ``segment_ids`` and ``mask``. The
+vocabulary is a file in a zip archive that follows the FlatBuffer, stored as it is. An encoder
+without segments gets an input that nothing reads.
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from export.lower.tflite.graph import Graph, Operator, Tensor
+from export.lower.tflite.metadata import Table, write_metadata
 from export.records import UNUSED
 
 VOCABULARY = "vocab.txt"
 _SEGMENTS = "segment_ids"
-_IDENTIFIER = b"M001"
 _MIN_PARSER = "1.1.0"  # the first that knows the tokenizers among the inputs' process units
 _VOCABULARY_FILE, _BERT_TOKENIZER = 5, 4  # AssociatedFileType, ProcessUnitOptions
 _OLDEST_DATE = (1980, 1, 1, 0, 0, 0)  # a zip archive's; the same file for the same model
-
-
-class _Table:
-    """A table of a FlatBuffer: its fields in the order of their slots, None for those left out.
-
-    A field is a text, a number, a table, a list of tables, or a union as ``(tag, table)``.
-    """
-
-    def __init__(self, *fields: Any) -> None:
-        self.fields = fields
-
-    def write(self, builder: Any) -> Any:
-        """Write the table and what it refers to; gives its place."""
-        slots = [slot for field in self.fields for slot in _slots(field)]
-        places = [_place(builder, field) for field in slots]
-        builder.StartObject(len(slots))
-        for slot, (field, place) in enumerate(zip(slots, places, strict=True)):
-            if isinstance(field, int):
-                builder.PrependUint8Slot(slot, field, 0)
-            elif place is not None:
-                builder.PrependUOffsetTRelativeSlot(slot, place, 0)
-        return builder.EndObject()
-
-
-def _slots(field: Any) -> Sequence[Any]:
-    return field if isinstance(field, tuple) else (field,)  # a union takes two
-
-
-def _place(builder: Any, field: Any) -> Any:
-    """Write what a field refers to; None for what lies in the table itself."""
-    if isinstance(field, str):
-        return builder.CreateString(field)
-    if isinstance(field, _Table):
-        return field.write(builder)
-    if isinstance(field, list):
-        places = [table.write(builder) for table in field]
-        builder.StartVector(4, len(places), 4)
-        for place in reversed(places):
-            builder.PrependUOffsetTRelative(place)
-        return builder.EndVector()
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,28 +86,20 @@ def _cut(given: Tensor, wide: Tensor, tokens: int) -> list[Operator]:
     ]
 
 
-def describe(graph: Graph, task: TextTask) -> bytes:
+def describe_text(graph: Graph, task: TextTask) -> bytes:
     """Write the metadata of a graph whose inputs were fitted."""
-    import flatbuffers
-
     known = {task.ids: "ids", task.mask: "mask", f"{UNUSED}{_SEGMENTS}": _SEGMENTS}
-    vocabulary = _Table(VOCABULARY, "A token a line, in the order of the ids.", _VOCABULARY_FILE)
-    tokenizer = _Table((_BERT_TOKENIZER, _Table([vocabulary])))
+    vocabulary = Table(VOCABULARY, "A token a line, in the order of the ids.", _VOCABULARY_FILE)
     inputs = [*graph.inputs, *graph.unused]
-    main = _Table(
-        None,
-        None,
-        [_Table(known.get(tensor.name, tensor.name)) for tensor in inputs],
-        [_Table(name) for name, _ in graph.outputs],
-        None,
-        [tokenizer],
+    return write_metadata(
+        name=task.name,
+        description="Embeds a text; pooling and normalisation to length 1 are part of the graph.",
+        licence=task.licence,
+        inputs=[Table(known.get(tensor.name, tensor.name)) for tensor in inputs],
+        outputs=[Table(name) for name, _ in graph.outputs],
+        parser=_MIN_PARSER,
+        units=[Table((_BERT_TOKENIZER, Table([vocabulary])))],
     )
-    words = "Embeds a text; pooling and normalisation to length 1 are part of the graph."
-    licence = task.licence or None
-    model = _Table(task.name, words, None, [main], "weightspace", licence, None, _MIN_PARSER)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.write(builder), _IDENTIFIER)
-    return bytes(builder.Output())
 
 
 def append_vocabulary(path: Path, task: TextTask) -> None:

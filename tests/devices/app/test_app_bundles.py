@@ -89,12 +89,12 @@ def test_a_target_without_apps_names_those_that_have_them(cli, tmp_path):
 def test_a_model_without_a_tokenizer_is_refused_before_anything_is_made(cli, tmp_path):
     out = tmp_path / "out"
     outcome = cli(
-        "export", "--target", "android", "--model", "vit-pe-fmnist", "--app", "--out", out
+        "export", "--target", "android", "--model", "resnet18-fmnist", "--app", "--out", out
     )
     assert outcome.code == 2
     (line,) = outcome.error_lines
     assert "text encoder with its tokenizer" in line
-    assert "vit-pe-fmnist" in line
+    assert "resnet18-fmnist" in line
     assert not out.exists()
 
 

@@ -56,7 +56,7 @@ def canonical(module):
 def path(canonical, request, tmp_path_factory):
     assert request.param in SETTINGS
     file = tmp_path_factory.mktemp("text") / "model.tflite"
-    write_tflite(canonical, file, request.param, text=TASK)
+    write_tflite(canonical, file, request.param, task=TASK)
     return file
 
 
@@ -142,5 +142,5 @@ def test_metadata_and_vocabulary_are_bytes_but_no_weights(canonical, path, tmp_p
 
 def test_the_same_model_gives_the_same_file(canonical, tmp_path):
     for name in ("one", "other"):
-        write_tflite(canonical, tmp_path / name, text=TASK)
+        write_tflite(canonical, tmp_path / name, task=TASK)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
