@@ -256,8 +256,14 @@ def measure_with_binary(
 
 
 def _unread(path: Path, known: int) -> list[TensorSpec]:
-    """Describe the inputs that a file has after those of the model; nothing reads them."""
-    graph = read_tflite(path).subgraphs[0]
+    """Describe the inputs that a file has after those of the model; nothing reads them.
+
+    What is no TFLite file has none: the device's own words on it go into the report.
+    """
+    try:
+        graph = read_tflite(path).subgraphs[0]
+    except BadFileError:
+        return []
     tensors = [graph.tensors[port.tensor] for port in graph.inputs[known:]]
     return [TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
 
