@@ -1,4 +1,4 @@
-"""The browser as a fixture: started once for all tests."""
+"""The browser as a fixture: started once for all tests of a module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright's event loop runs while it is open: no other can
 def browser() -> Iterator[Browser]:
     """Chromium; tests that need it are skipped where it is missing.
 
