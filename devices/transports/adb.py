@@ -30,6 +30,7 @@ _logger = logging.getLogger(__name__)
 PARENT = "/data/local/tmp"  # the one folder of an Android device that programs may be run from
 _TAIL_LINES = 50
 _ANSWER_S = 30.0  # for what takes a device no time
+_CONNECT_PAUSES_S = (0.0, 0.3, 1.0)  # before each try
 _CONNECTING_S = 10.0
 _COPY_S = 3600.0
 _OF_ONE_DEVICE = {"shell", "push", "pull", "get-state"}
@@ -265,8 +266,11 @@ class AdbTransport:
         reached = ""
         if re.fullmatch(r"\S+:\d+", self._serial) and states.get(self._serial) != "device":
             self._call("disconnect", self._serial)
-            reached = self._call("connect", self._serial).stdout.strip()
-            states = self._attached()
+            for pause in _CONNECT_PAUSES_S:  # another process may have disconnected meanwhile
+                time.sleep(pause)
+                reached = self._call("connect", self._serial).stdout.strip()
+                if self._serial in (states := self._attached()):
+                    break
         serial = self._serial or (next(iter(states)) if len(states) == 1 else "")
         end = time.monotonic() + _CONNECTING_S
         while states.get(serial) in _PASSING and time.monotonic() < end:
