@@ -58,7 +58,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "one_pass_nets", sys.modules[__name__])
 
-        def choose(_canonical, setting, *_more):
+        def choose(_canonical, setting, *_more, precision):
             return (ONE_PASS, "the tests") if setting == LATENCY_FIRST else (MAPPED, "the tests")
 
         patch.setattr(devices.artifacts, "choose_form", choose)
@@ -170,7 +170,9 @@ def test_the_report_names_the_library(made):
 @pytest.mark.skipif(why_not("aarch64") is not None, reason=str(why_not("aarch64")))
 def test_a_bundle_for_a_board_brings_the_library_of_its_architecture(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "one_pass_nets", sys.modules[__name__])
-    monkeypatch.setattr(devices.artifacts, "choose_form", lambda *_: (ONE_PASS, "the tests"))
+    monkeypatch.setattr(
+        devices.artifacts, "choose_form", lambda *_, precision: (ONE_PASS, "the tests")
+    )
     options = replace(BRIEFLY, settings=(LATENCY_FIRST,), profile=False)
     done = deploy("one_pass_nets:factory", find_target("raspberry-pi"), tmp_path / "out", options)
     onnx = done.manifest["artifacts"][0]
