@@ -93,7 +93,7 @@ def gather_texts(npm: Path, rated: Path | None = None, limit: int | None = None)
     sentences = rated_sentences(rated) if rated else {}
     kinds |= {kind: part.texts[:most] for kind, part in sentences.items()}
     return Texts(
-        kinds,
+        {kind: some for kind, some in kinds.items() if some},
         [pairs[index][0] for index in chosen],
         [pairs[index][1] for index in chosen],
         {kind: (part.texts[:rows], part.ratings[:rows]) for kind, part in sentences.items()},

@@ -190,7 +190,7 @@ def test_a_student_of_minilm_is_distilled_measured_and_saved(npm, english, tmp_p
     assert card.parameters == sum(p.numel() for p in student.parameters())
     assert card.encoder_parameters < 0.9 * 10_646_784  # the teacher's blocks
     assert json.loads((out / "minilm-pe.json").read_text())["steps"] == 1
-    assert card.quality.similarity["definitions"].mean > 0.5
+    assert card.quality.similarity["definitions"].mean > 0.2  # of unrelated encoders it is about 0
     small = distill_model(
         "minilm-pe-small", out, npm=npm, steps=1, limit=40, start=path, console=QUIET
     )
